@@ -1,0 +1,50 @@
+"""Writes every generated file from `dtesn_api`; `--check` writes nothing and fails where one differs.
+
+A generator is a function to the text of one file, in the table below.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from reference import configuration_reference
+
+ROOT = Path(__file__).resolve().parent.parent
+
+GENERATORS: Mapping[str, Callable[[], str]] = {
+    "docs/configuration.md": configuration_reference,
+}
+
+
+def main() -> int:
+    """Generate or check; 1 where a file differs."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="change nothing, exit 1 where a generated file is not up to date")
+    parser.add_argument("--root", type=Path, default=ROOT, help="folder of the generated files (default: this checkout)")
+    arguments = parser.parse_args()
+    stale = []
+    for name, generate in GENERATORS.items():
+        file = arguments.root / name
+        present = file.read_text(encoding="utf-8") if file.exists() else ""
+        wanted = generate()
+        if present == wanted:
+            continue
+        stale.append(name)
+        if arguments.check:
+            sys.stdout.writelines(difflib.unified_diff(present.splitlines(True), wanted.splitlines(True), f"{name} (present)", name))
+        else:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(wanted, encoding="utf-8")
+            print(f"wrote {name}")
+    if arguments.check and stale:
+        print(f"not up to date: {', '.join(stale)}; run tools/generate.py", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
