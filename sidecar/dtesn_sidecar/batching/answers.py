@@ -1,0 +1,75 @@
+"""How requests end: settled with a result, withdrawn by their caller, expired, hopeless, or failed with the manager.
+
+`outcomes` sees to it that there is exactly one; here are its consequences for the queue, the worker and the figures.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable
+
+from dtesn_sidecar.errors import DeadlineExceeded
+
+from .core import Core
+from .entrance import retry
+from .item import Item, State
+from .outcomes import Outcomes
+from .watch import Watch
+
+
+class Answers:
+    """Gives items their outcomes. `clock` is the manager's, `rng` gives the jitter of Retry-After."""
+
+    def __init__(self, core: Core, outcomes: Outcomes, watch: Watch, clock: Callable[[], float], rng: random.Random) -> None:
+        self._core, self._outcomes, self._watch, self._clock, self._rng = core, outcomes, watch, clock, rng
+
+    def retry_after(self) -> float:
+        """Seconds after which a refused client should ask again."""
+        return 1.0 if self._core.draining else retry(self._core, self._clock(), self._rng.random())
+
+    def settle(self, item: Item, outcome: object, kind: str = "") -> None:
+        """Give the item its outcome, unless it has one."""
+        core = self._core
+        if item.state is State.QUEUED:
+            core.queue.remove(item)
+        if self._outcomes.settle(item, outcome, kind):
+            now = self._clock()
+            core.ledger.answered(now)
+            if not isinstance(outcome, Exception):
+                core.ledger.requests += 1
+                core.ledger.timeouts.finished(now - item.arrival, now)
+
+    def withdraw(self, item: Item, error: Exception, kind: str) -> None:
+        """The caller has gone, or its deadline has come: whether queued or computing, the item leaves."""
+        state = item.state
+        if state is State.LEFT:
+            return
+        self.settle(item, error, kind)
+        if kind == "cancelled":
+            self._watch.tell(self._watch.observer.cancelled, computing=state is State.COMPUTING)
+        if state is State.COMPUTING:
+            self._core.runner.drop([item.id])
+
+    def expired(self, item: Item) -> None:
+        """The deadline has come."""
+        self._missed("computing" if item.state is State.COMPUTING else "queued")
+        error = DeadlineExceeded(f"no answer within {item.deadline - item.arrival:.3f} s", retry_after=self.retry_after())
+        self.withdraw(item, error, "expired")
+
+    def hopeless(self, item: Item, where: str) -> None:
+        """The deadline can no longer be met: found at dispatch, or between two slices by the worker."""
+        self._missed(where)
+        self.settle(item, DeadlineExceeded("the deadline can no longer be met", retry_after=self.retry_after()), "expired")
+
+    def fail(self, items: Iterable[Item], error: Exception) -> None:
+        """All of these end with this error."""
+        for item in list(items):
+            self.withdraw(item, error, "")
+
+    def fail_all(self, error: Exception) -> None:
+        """Everything accepted ends with this error."""
+        self.fail(self._outcomes.accepted.values(), error)
+
+    def _missed(self, where: str) -> None:
+        self._watch.tell(self._watch.observer.deadline_missed, where)
+        self._core.ledger.timeouts.shed(self._clock())

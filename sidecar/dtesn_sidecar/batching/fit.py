@@ -1,0 +1,79 @@
+"""T = a * levels + b * nodes, fitted to samples one at a time. Mathematics only; who samples what is elsewhere.
+
+Recursive least squares with exponential forgetting, kept as normal equations (two unknowns: solving them outright
+is cheaper than a gain recursion, and the bound a, b >= 0 is then exact). Each sample weighs by 1 / (levels * nodes), so
+that errors count about relative; not by its time, because a device that slows down must be believed. A direction that the
+samples do not excite keeps its last estimate.
+"""
+
+from __future__ import annotations
+
+FORGETTING = 0.98
+"""Weight of the past per sample: the last 50 samples make up 64 % of the fit."""
+
+ANCHOR = 0.05
+"""Weight of the last estimate per update, relative to one sample: what holds the direction without samples."""
+
+NODE_SHARE = 0.02
+"""What nodes are taken to cost before a second sample: optimism is refuted by the next batch, while pessimism refuses the
+requests that could refute it."""
+
+OUTLIER = 4.0
+"""A sample counts at most this many times its prediction; a stall of the machine is not a law of it."""
+
+
+class Fit:
+    """a and b in seconds per level and per node, both >= 0. Those given are a prior, of which a first sample keeps the ratio."""
+
+    __slots__ = ("_ll", "_ln", "_lt", "_nn", "_nt", "a", "b", "sampled_at", "samples")
+
+    def __init__(self, a: float = 0.0, b: float = 0.0) -> None:
+        self.a = a
+        self.b = b
+        self.samples = 0
+        self.sampled_at: float | None = None
+        self._ll = self._ln = self._nn = self._lt = self._nt = 0.0
+
+    def predict(self, levels: float, nodes: float) -> float:
+        """Seconds."""
+        return self.a * levels + self.b * nodes
+
+    def learn(self, levels: float, nodes: float, seconds: float, now: float) -> None:
+        """Take one sample: `seconds` for a run of `levels` sequential steps and `nodes` in all."""
+        if seconds <= 0.0 or nodes <= 0.0 or levels <= 0.0:
+            return
+        if self.samples == 0 and (prior := self.predict(levels, nodes)) > 0.0:
+            self.a, self.b = self.a * seconds / prior, self.b * seconds / prior
+        elif self.samples == 0:  # one sample cannot tell levels from nodes; the first batch of several will
+            self.a, self.b = (1.0 - NODE_SHARE) * seconds / levels, NODE_SHARE * seconds / nodes
+        elif self.samples >= 8:
+            seconds = min(seconds, OUTLIER * self.predict(levels, nodes) or seconds)
+        self.samples += 1
+        self.sampled_at = now
+        weight = 1.0 / (levels * nodes)
+        self._ll = FORGETTING * self._ll + weight * levels * levels
+        self._ln = FORGETTING * self._ln + weight * levels * nodes
+        self._nn = FORGETTING * self._nn + weight * nodes * nodes
+        self._lt = FORGETTING * self._lt + weight * levels * seconds
+        self._nt = FORGETTING * self._nt + weight * nodes * seconds
+        self._solve()
+
+    def _solve(self) -> None:
+        anchor_l, anchor_n = ANCHOR * self._ll / self.samples_held, ANCHOR * self._nn / self.samples_held
+        ll, nn, ln = self._ll + anchor_l, self._nn + anchor_n, self._ln
+        lt, nt = self._lt + anchor_l * self.a, self._nt + anchor_n * self.b
+        determinant = ll * nn - ln * ln
+        if determinant > 1e-12 * ll * nn:
+            a, b = (nn * lt - ln * nt) / determinant, (ll * nt - ln * lt) / determinant
+        else:
+            a, b = self.a, self.b
+        if a < 0.0:
+            a, b = 0.0, max(nt / nn, 0.0)
+        elif b < 0.0:
+            a, b = max(lt / ll, 0.0), 0.0
+        self.a, self.b = a, b
+
+    @property
+    def samples_held(self) -> float:
+        """How many samples' weight the fit holds: (1 - f^k) / (1 - f)."""
+        return (1.0 - FORGETTING ** min(self.samples, 1000)) / (1.0 - FORGETTING)

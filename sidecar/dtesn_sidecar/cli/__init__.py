@@ -1,0 +1,1 @@
+"""The commands of `dtesn-sidecar`, one module each."""

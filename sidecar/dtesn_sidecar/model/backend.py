@@ -1,0 +1,298 @@
+"""Array backends: the few operations that a run needs, on NumPy in place or on any array-API library (CuPy).
+
+This is the only file that imports CuPy, and only when asked. The run itself is the same code for all (`reservoir`).
+Arrays are [rows, N]; a slice of rows is taken to be a view, as in NumPy and CuPy.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import logging
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dtesn_sidecar.errors import DTESNError
+from dtesn_sidecar.model.weights import Blocks, Matrix, Ring
+
+log = logging.getLogger(__name__)
+
+Array: TypeAlias = Any
+BackendName = Literal["auto", "numpy", "cupy"]
+
+_SMALL_PRODUCT = 1_000_000
+"""Multiply-adds up to which OpenBLAS takes a kernel that packs nothing: with few rows, packing the weights is most of the time."""
+
+_FEW_VALUES = 24_576
+"""Values in the rows from which whole products win: 48 rows at N = 512."""
+
+
+class BackendUnavailable(DTESNError):
+    """The backend that was asked for cannot run here; raised at start, never in place of a fall back."""
+
+    code = "backend_unavailable"
+
+
+class Backend(Protocol):
+    """Where states live. Every operation but the transfers writes into `out`, which no operand may overlap but exactly."""
+
+    @property
+    def name(self) -> str:
+        """`numpy` or the library's name."""
+
+    @property
+    def device(self) -> str:
+        """The device, in words."""
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """An array on the device, not initialised."""
+
+    def scalar(self, value: float, dtype: np.dtype[Any]) -> Array:
+        """A number as an array without axes on the device."""
+
+    def upload(self, arrays: Mapping[Hashable, NDArray[Any]]) -> dict[Hashable, Array]:
+        """Host arrays of one dtype on the device, by the same names, in one transfer."""
+
+    def place_matrix(self, matrix: Matrix) -> Array:
+        """A matrix of weights on the device, as `product` takes it."""
+
+    def product(self, rows: Array, matrix: Array, out: Array) -> None:
+        """out = rows @ matrix."""
+
+    def add(self, a: Array, b: Array, out: Array) -> object:
+        """out = a + b, with broadcasting."""
+
+    def multiply(self, a: Array, b: Array, out: Array) -> object:
+        """out = a * b, with broadcasting; b may be a float."""
+
+    def tanh(self, a: Array, out: Array) -> object:
+        """out = tanh(a)."""
+
+    def take(self, a: Array, index: Array, out: Array) -> object:
+        """out = a[index], rows."""
+
+    def copy(self, a: Array, out: Array) -> None:
+        """out = a, with broadcasting; a may be a float."""
+
+    def narrow(self, a: Array, out: Array) -> None:
+        """out = a in the dtype of `out`."""
+
+    def sum_by_owner(self, rows: Array, owners: Array, count: int) -> Array:
+        """A new array [count, N]: row k is the sum of the rows whose owner is k."""
+
+    def gather_all(self, arrays: Sequence[Array]) -> NDArray[Any]:
+        """These arrays [2, k, N] of different k, joined along k and downloaded at once."""
+
+
+class NumPyBackend:
+    """The CPU: every operation in place, in preallocated memory."""
+
+    name = "numpy"
+    device = "cpu"
+
+    add = staticmethod(np.add)
+    multiply = staticmethod(np.multiply)
+    tanh = staticmethod(np.tanh)
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """Memory of this process."""
+        return np.empty(shape, dtype)
+
+    def scalar(self, value: float, dtype: np.dtype[Any]) -> Array:
+        """An array without axes."""
+        return np.array(value, dtype)
+
+    def upload(self, arrays: Mapping[Hashable, NDArray[Any]]) -> dict[Hashable, Array]:
+        """The arrays themselves."""
+        return dict(arrays)
+
+    def place_matrix(self, matrix: Matrix) -> Array:
+        """Its array: dense [N, N], blocks [2, N / 32, 32, 16] or ring [N]."""
+        return matrix.weights if isinstance(matrix, Blocks | Ring) else matrix
+
+    def product(self, rows: Array, matrix: Array, out: Array) -> None:
+        """One BLAS product, or tiles of it, or small ones over strided views of blocks."""
+        count = rows.shape[0]
+        if matrix.ndim == 4:
+            halves, windows, width, block = matrix.shape
+            views = out.reshape(count, halves, windows, block).transpose(1, 2, 0, 3)
+            np.matmul(rows.reshape(count, windows, width).transpose(1, 0, 2), matrix, views)
+        elif matrix.ndim == 1:
+            np.multiply(rows[:, :-1], matrix[1:], out[:, 1:])
+            np.multiply(rows[:, -1:], matrix[:1], out[:, :1])
+        elif (tile := _tile(count, *matrix.shape)) is None:
+            np.matmul(rows, matrix, out)
+        else:
+            height, width = tile
+            for left in range(0, matrix.shape[1], width):
+                part = matrix[:, left : left + width]
+                for top in range(0, count, height):
+                    np.matmul(rows[top : top + height], part, out[top : top + height, left : left + width])
+
+    def take(self, a: Array, index: Array, out: Array) -> object:
+        """Rows, without a bounds check: the indices are the plan's own."""
+        return np.take(a, index, axis=0, out=out, mode="clip")
+
+    def copy(self, a: Array, out: Array) -> None:
+        """A copy in place."""
+        np.copyto(out, a)
+
+    def narrow(self, a: Array, out: Array) -> None:
+        """A rounded copy."""
+        np.copyto(out, a, casting="same_kind")
+
+    def sum_by_owner(self, rows: Array, owners: Array, count: int) -> Array:
+        """By a product with the indicator matrix: cheap beside the step's own products."""
+        if count == 1:
+            return np.add.reduce(rows, axis=0, keepdims=True)
+        return (np.arange(count)[:, None] == owners).astype(rows.dtype) @ rows
+
+    def gather_all(self, arrays: Sequence[Array]) -> NDArray[Any]:
+        """Joined along axis 1."""
+        return np.concatenate(arrays, axis=1)
+
+
+@functools.lru_cache(maxsize=1024)
+def _tile(rows: int, inner: int, outer: int) -> tuple[int, int] | None:
+    """Rows and columns of the tiles that a product of few rows is best cut into, or None for one product.
+
+    Measured with OpenBLAS 0.3.31 on AVX-512, one thread, N = 512: 4, 8, 16, 32 and 48 rows take 77, 94, 140, 227 and 315 us whole
+    and 25, 46, 89, 190 and 260 us in strips of columns; at N = 1,024 strips win up to 12 rows, beyond that size never, and there
+    up to 3 rows are cheaper one by one.
+    """
+    size = inner * outer
+    if rows == 1 or rows * size <= _SMALL_PRODUCT or rows * inner > _FEW_VALUES:
+        return None
+    if rows <= 3 and (size > 1024**2 or (rows == 3 and size > 512**2)):
+        return (1, outer)
+    width = outer
+    while rows * inner * width > _SMALL_PRODUCT:
+        width = (width + 1) // 2
+    least = 32 if size <= 512**2 else 64
+    return (rows, width) if width >= least and size <= 1024**2 else None
+
+
+class ArrayBackend:
+    """Any library of the Python array API standard, through array-api-compat; arrays live on `device` throughout."""
+
+    def __init__(self, xp: Any, device: Any = None, *, name: str, description: str, to_host: Any = np.asarray) -> None:
+        self._xp, self._device, self._to_host = xp, device, to_host
+        self.name, self.device = name, description
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """Zeros: some libraries fill anyway."""
+        return self._xp.zeros(shape, dtype=getattr(self._xp, dtype.name), device=self._device)
+
+    def scalar(self, value: float, dtype: np.dtype[Any]) -> Array:
+        """An array without axes on the device."""
+        return self._xp.asarray(value, dtype=getattr(self._xp, dtype.name), device=self._device)
+
+    def upload(self, arrays: Mapping[Hashable, NDArray[Any]]) -> dict[Hashable, Array]:
+        """Joined, moved in one transfer, and cut apart on the device."""
+        if not arrays:
+            return {}
+        joined = self._place(np.concatenate([array.reshape(-1) for array in arrays.values()]))
+        placed, at = {}, 0
+        for name, array in arrays.items():
+            placed[name] = self._xp.reshape(joined[at : at + array.size], array.shape)
+            at += array.size
+        return placed
+
+    def _place(self, array: NDArray[Any]) -> Array:
+        return self._xp.asarray(array, dtype=getattr(self._xp, array.dtype.name), device=self._device, copy=True)
+
+    def place_matrix(self, matrix: Matrix) -> Array:
+        """Its array: dense [N, N], blocks [2, N / 32, 32, 16] or ring [N]."""
+        return self._place(matrix.weights if isinstance(matrix, Blocks | Ring) else matrix)
+
+    def product(self, rows: Array, matrix: Array, out: Array) -> None:
+        """One product, batched over blocks where the matrix has them."""
+        xp = self._xp
+        if matrix.ndim == 4:
+            _, windows, width, _ = matrix.shape
+            windowed = xp.permute_dims(xp.reshape(rows, (rows.shape[0], windows, width)), (1, 0, 2))
+            products = xp.matmul(windowed[None, ...], matrix)
+            out[...] = xp.reshape(xp.permute_dims(products, (2, 0, 1, 3)), out.shape)
+        elif matrix.ndim == 1:
+            out[...] = xp.roll(rows, 1, axis=1) * matrix
+        else:
+            out[...] = xp.matmul(rows, matrix)
+
+    def add(self, a: Array, b: Array, out: Array) -> object:
+        """Element by element."""
+        out[...] = a + b
+        return out
+
+    def multiply(self, a: Array, b: Array, out: Array) -> object:
+        """Element by element."""
+        out[...] = a * b
+        return out
+
+    def tanh(self, a: Array, out: Array) -> object:
+        """Element by element."""
+        out[...] = self._xp.tanh(a)
+        return out
+
+    def take(self, a: Array, index: Array, out: Array) -> object:
+        """Rows."""
+        out[...] = self._xp.take(a, index, axis=0)
+        return out
+
+    def copy(self, a: Array, out: Array) -> None:
+        """A copy on the device."""
+        out[...] = a
+
+    def narrow(self, a: Array, out: Array) -> None:
+        """A rounded copy on the device."""
+        out[...] = self._xp.astype(a, out.dtype)
+
+    def sum_by_owner(self, rows: Array, owners: Array, count: int) -> Array:
+        """By a product with the indicator matrix, made on the device."""
+        xp = self._xp
+        mine = xp.arange(count, dtype=owners.dtype, device=self._device)[:, None] == owners[None, :]
+        return xp.matmul(xp.astype(mine, rows.dtype), rows)
+
+    def gather_all(self, arrays: Sequence[Array]) -> NDArray[Any]:
+        """One download."""
+        return np.array(self._to_host(self._xp.concat(list(arrays), axis=1)))
+
+
+def select_backend(name: BackendName = "auto") -> Backend:
+    """The backend of this name; `auto` takes CuPy where a device is present and NumPy elsewhere, and warns where CuPy is there in vain.
+
+    Raises BackendUnavailable when `cupy` is asked for and is not installed or sees no device.
+    """
+    if name == "numpy":
+        return NumPyBackend()
+    if name not in ("auto", "cupy"):
+        raise BackendUnavailable(f"backend is {name!r}, expected one of auto, numpy, cupy")
+    try:
+        return _cupy_backend()
+    except BackendUnavailable as error:
+        if name == "cupy":
+            raise
+        reason = error.__cause__
+        if not (isinstance(reason, ModuleNotFoundError) and reason.name == "cupy"):  # whoever installed it expects a device
+            log.warning("CuPy is installed but cannot be used, so NumPy computes: %s", error)
+        return NumPyBackend()
+
+
+def _cupy_backend() -> Backend:
+    try:
+        cupy = importlib.import_module("cupy")
+        compat = importlib.import_module("array_api_compat.cupy")
+    except ImportError as error:
+        raise BackendUnavailable(f"backend cupy: {error}; install dtesn-batcher[gpu]") from error
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        raise BackendUnavailable(f"backend cupy: no CUDA device: {error}") from error
+    if not count:
+        raise BackendUnavailable("backend cupy: no CUDA device is present")
+    device = cupy.cuda.Device()
+    described = cupy.cuda.runtime.getDeviceProperties(device.id)["name"]
+    label = described.decode() if isinstance(described, bytes) else str(described)
+    return ArrayBackend(compat, device, name="cupy", description=label, to_host=cupy.asnumpy)

@@ -1,0 +1,20 @@
+"""How sums over many nodes stay exact: few are added in the model's own precision, the rest in float64.
+
+A running sum in float32 drifts with its length (Higham, Accuracy and Stability of Numerical Algorithms, 4.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+SPAN_STEPS = 16
+"""Steps added up in the model's precision."""
+
+SPAN_ROWS = 64
+"""Rows of one step of trees added up in the model's precision."""
+
+
+def spans(start: int, stop: int, most: int) -> Iterator[tuple[int, int]]:
+    """The range from `start` to `stop` in pieces of at most `most`."""
+    for first in range(start, stop, most):
+        yield first, min(first + most, stop)

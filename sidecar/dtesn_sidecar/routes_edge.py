@@ -1,0 +1,227 @@
+"""The edge of the HTTP server: what happens to every request, whatever it asks for.
+
+Its id and trace, the answer's common headers, errors as problem documents (those of aiohttp and of malformed HTTP too),
+the access line, disconnects. What the endpoints do is `routes.py`; how bodies are read, `routes_body.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import re
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from aiohttp import web
+from aiohttp.web_request import BaseRequest
+
+from dtesn_api.names import HEADER_REQUEST_ID, HEADER_SERVER_TIMING, HEADER_TRACEPARENT, MEDIA_PROBLEM
+from dtesn_sidecar.health import Gate, Phase
+from dtesn_sidecar.logs import AccessLog, timestamp
+from dtesn_sidecar.problems import HTTP_CODES, HttpError, answer_for, encoded
+
+if TYPE_CHECKING:
+    from dtesn_sidecar.metrics import Metrics
+    from dtesn_sidecar.outputs import Timing
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+SERVER: Final = "dtesn-sidecar"
+OTHER: Final = "other"  # the route, in log and metrics, of every path that is not ours
+MALFORMED: Final = "malformed"
+DISCONNECTED: Final = 499  # in the access log only: nobody is left to be answered
+
+# Bounds of a connection. A client that sends its head too slowly is cut off by the keep-alive timeout too.
+CONNECTION: Final[dict[str, Any]] = {
+    "keepalive_timeout": 75.0,  # above the 60 s that proxies keep idle connections
+    "max_line_size": 8190,
+    "max_field_size": 8190,
+    "max_headers": 100,
+    "lingering_time": 5.0,  # seconds for which the rest of a refused body is read, so that the answer arrives
+    "auto_decompress": False,  # a compressed body is refused: its size would be unknown
+    "access_log": None,
+}
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@~-]{1,128}")
+_TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+_new_id = map("{}-{:x}".format, itertools.repeat(os.urandom(6).hex()), itertools.count(1))
+
+
+class Visit:
+    """One request at the edge: who it is, when it came, and what the access line says of it."""
+
+    __slots__ = ("began", "code", "request_id", "timing", "trace", "traceresponse")
+
+    def __init__(self, request: BaseRequest, began: float) -> None:
+        headers = request.headers
+        given = headers.get(HEADER_REQUEST_ID)
+        self.request_id: str = given if given is not None and _REQUEST_ID.fullmatch(given) else next(_new_id)
+        self.trace: str | None = None
+        self.traceresponse: str | None = None
+        if (parent := headers.get(HEADER_TRACEPARENT)) is not None and (parsed := trace_of(parent)) is not None:
+            self.trace, flags = parsed
+            self.traceresponse = f"00-{self.trace}-{os.urandom(8).hex()}-{flags}"
+        self.began = began
+        self.timing: Timing | None = None
+        self.code: str | None = None
+
+
+VISIT: Final[web.RequestKey[Visit]] = web.RequestKey("visit", Visit)
+
+
+def trace_of(traceparent: str) -> tuple[str, str] | None:
+    """Trace id and flags of a W3C traceparent, or None where it is not valid."""
+    match = _TRACEPARENT.fullmatch(traceparent)
+    if match is None:
+        return None
+    version, trace, parent, flags, rest = match.groups()
+    if version == "ff" or (version == "00" and rest) or not int(trace, 16) or not int(parent, 16):
+        return None
+    return trace, flags
+
+
+def server_timing(total: float, timing: Timing | None) -> str:
+    """The Server-Timing header; times are given in seconds."""
+    if timing is None:
+        return f"total;dur={1000 * total:.3f}"
+    build = f"build;dur={1000 * timing.build:.3f}, " if timing.build else ""
+    return (
+        f"{build}queue;dur={1000 * timing.queue:.3f}, compute;dur={1000 * timing.compute:.3f}, "
+        f'batch;desc="{timing.batch_items}", closed;desc="{timing.closed_by}", total;dur={1000 * total:.3f}'
+    )
+
+
+class Edge:
+    """The middleware and the protocol of every request."""
+
+    def __init__(self, gate: Gate, metrics: Metrics, access: AccessLog | None) -> None:
+        self._gate, self._metrics, self._access = gate, metrics, access
+
+    @web.middleware
+    async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """What aiohttp calls around each handler."""
+        visit = Visit(request, time.monotonic())
+        request[VISIT] = visit
+        resource = request.match_info.route.resource
+        route = OTHER if resource is None else resource.canonical
+        try:
+            response = await handler(request)
+        except (asyncio.CancelledError, ConnectionError):
+            if request.transport is None or request.transport.is_closing():
+                self._metrics.disconnected()
+                self._line(request, visit, route, DISCONNECTED, 0)
+            raise
+        except Exception as error:  # every error has its answer; the unforeseen are logged by `_problem`
+            if request.writer.output_size > 0:
+                self._broken_off(visit, route, request, error)
+                raise ConnectionAbortedError("the answer was begun and cannot be finished") from error
+            response = self._problem(request, visit, error)
+        if not response.prepared:
+            self.stamp(response, visit)
+        self._metrics.answered(route, response.status)
+        self._line(request, visit, route, response.status, response.content_length or 0)
+        return response
+
+    def stamp(self, response: web.StreamResponse, visit: Visit) -> None:
+        """Give a response the headers that every response has."""
+        headers = response.headers
+        headers["Server"] = SERVER
+        headers[HEADER_REQUEST_ID] = visit.request_id
+        headers[HEADER_SERVER_TIMING] = server_timing(time.monotonic() - visit.began, visit.timing)
+        if visit.traceresponse is not None:
+            headers["traceresponse"] = visit.traceresponse
+        if self._gate.phase in (Phase.LEAVING, Phase.CLOSED):
+            response.force_close()
+
+    def protocol(self, server: web.Server, loop: asyncio.AbstractEventLoop) -> web.RequestHandler:
+        """The protocol of a new connection."""
+        return _Connection(self, server, loop=loop, **CONNECTION)
+
+    def outside(self, request: BaseRequest, error: BaseException, route: str) -> web.Response:
+        """The answer to what never reaches a handler, or fails outside of it."""
+        visit = Visit(request, time.monotonic())
+        response = self._problem(request, visit, error)
+        self.stamp(response, visit)
+        self._metrics.answered(route, response.status)
+        self._line(request, visit, route, response.status, response.content_length or 0)
+        return response
+
+    def _broken_off(self, visit: Visit, route: str, request: BaseRequest, error: Exception) -> None:
+        """An answer that was begun cannot become an error any more. The connection ends without the end of the body, which says so."""
+        visit.code = "broken_off"
+        log.error("request %s broke off: %s", visit.request_id, type(error).__name__, exc_info=error)
+        self._metrics.answered(route, 500)
+        self._line(request, visit, route, 500, request.writer.output_size)
+
+    def _problem(self, request: BaseRequest, visit: Visit, error: BaseException) -> web.Response:
+        if isinstance(error, web.HTTPException):
+            allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
+            error = HttpError(error.status if error.status in HTTP_CODES else 500, headers=allow)
+        answer = answer_for(error, visit.request_id)
+        status = answer.document.status
+        visit.code = answer.document.code
+        if status == 500 or visit.code == "internal":
+            log.error("request %s failed: %s", visit.request_id, type(error).__name__, exc_info=error)
+        response = web.Response(status=status, body=encoded(answer), headers={**answer.headers, "Content-Type": MEDIA_PROBLEM})
+        if not request.content.is_eof():
+            response.force_close()  # what is left of the body is not worth reading
+        return response
+
+    def _line(self, request: BaseRequest, visit: Visit, route: str, status: int, sent: int) -> None:
+        if self._access is None:
+            return
+        timing = visit.timing
+        self._access.add(
+            {
+                "time": timestamp(time.time()),
+                "level": "info",
+                "message": "request",
+                "method": request.method[:16],
+                "route": route,
+                "status": status,
+                "code": visit.code,
+                "request_id": visit.request_id,
+                "trace_id": visit.trace,
+                "remote": request.remote,
+                "received": request.content_length,
+                "sent": sent,
+                "total_ms": round(1000 * (time.monotonic() - visit.began), 3),
+                "queue_ms": None if timing is None else round(1000 * timing.queue, 3),
+                "compute_ms": None if timing is None else round(1000 * timing.compute, 3),
+                "batch": None if timing is None else timing.batch_items,
+                "closed_by": None if timing is None else timing.closed_by,
+            }
+        )
+
+
+class _Connection(web.RequestHandler):
+    """aiohttp's protocol, whose own errors are problem documents too."""
+
+    __slots__ = ("_edge",)
+
+    def __init__(self, edge: Edge, server: web.Server, **settings: Any) -> None:
+        super().__init__(server, **settings)
+        self._edge = edge
+
+    def handle_error(
+        self, request: BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """What aiohttp answers where the request is not HTTP, or the middleware itself failed."""
+        if request.writer.output_size > 0 or isinstance(exc, ConnectionError):
+            raise ConnectionError("an answer has been begun already, or there is nobody to be answered")
+        error = HttpError(400) if status == 400 else exc if exc is not None else HttpError(500)
+        response = self._edge.outside(request, error, MALFORMED if status == 400 else OTHER)
+        response.force_close()
+        return response
+
+    async def finish_response(
+        self, request: BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send the answer. An HTTPException here was raised before the middleware (an expectation that is not met)."""
+        if isinstance(resp, web.HTTPException):
+            resp = self._edge.outside(request, resp, OTHER)
+        return await super().finish_response(request, resp, start_time)

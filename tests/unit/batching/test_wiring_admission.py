@@ -1,0 +1,179 @@
+"""What the manager refuses, what it drops at dispatch, and what it says about coming back."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from tests.unit.batching.wiring_support import Ask, Runner, Seen, ask, asking, managed, teach, turn
+
+from dtesn_sidecar.errors import DeadlineExceeded, QueueFull
+
+pytestmark = pytest.mark.looptime(start=1000)
+
+
+async def test_a_request_whose_predicted_finish_passes_nine_tenths_of_its_deadline_is_refused_at_once() -> None:
+    runner, seen = Runner(fixed=1.0), Seen()
+    async with managed(runner, seen) as manager:
+        await teach(manager, runner, rounds=5)
+        running = asking(manager, Ask("running"))
+        await turn()
+        hopeless, possible = asking(manager, Ask("hopeless"), timeout=2.1), asking(manager, Ask("possible"), timeout=2.6)
+        outcome = await hopeless
+        assert isinstance(outcome.value, QueueFull), "its finish after 2 s is beyond 0.9 of 2.1 s"
+        assert outcome.seconds == 0.0
+        assert outcome.value.retry_after is not None
+        assert outcome.value.retry_after >= 1.0
+        assert [(event.reason, event.status) for event in seen.refusals] == [("deadline", 429)]
+        assert (await possible).value == ("result of", "possible")
+        await running
+
+
+async def test_an_idle_device_takes_whatever_is_asked_of_it_so_that_a_pessimistic_prediction_is_refuted() -> None:
+    runner = Runner(fixed=1.0)
+    async with managed(runner) as manager:
+        await teach(manager, runner, rounds=5)
+        runner.fixed = 0.1
+        assert (await ask(manager, Ask("quick"), timeout=0.5)).value == ("result of", "quick")
+
+
+async def test_what_can_no_longer_finish_in_time_is_dropped_at_dispatch_and_never_computed() -> None:
+    runner, seen = Runner(fixed=1.0), Seen()
+    async with managed(runner, seen) as manager:
+        await teach(manager, runner, rounds=5)
+        running = asking(manager, Ask("longer than predicted", seconds=5.0))
+        await turn()
+        late, patient = asking(manager, Ask("late"), timeout=5.5), asking(manager, Ask("patient"), timeout=60)
+        outcome = await late
+        assert isinstance(outcome.value, DeadlineExceeded)
+        assert outcome.seconds == pytest.approx(5.0, abs=0.02), "at dispatch, not at its deadline"
+        assert (await patient).value == ("result of", "patient")
+        assert seen.missed == ["dispatch"]
+        assert [run.names for run in runner.runs] == [["longer than predicted"], ["patient"]]
+        await running
+
+
+async def test_a_queue_that_holds_its_nodes_refuses_the_next_by_their_charge() -> None:
+    runner, seen = Runner(fixed=1.0), Seen()
+    async with managed(runner, seen, max_queue_nodes=10) as manager:
+        running = asking(manager, Ask("running"))
+        await turn()
+        queued = asking(manager, Ask("queued", nodes=1, charge=6))
+        await turn()
+        refused = await ask(manager, Ask("refused", nodes=1, charge=6))
+        assert isinstance(refused.value, QueueFull)
+        assert [event.reason for event in seen.refusals] == ["queue_nodes"]
+        assert (await ask(manager, Ask("fits", nodes=1, charge=4))).value == ("result of", "fits")
+        await asyncio.gather(running, queued)
+
+
+async def test_an_arrival_displaces_by_its_charge_the_newest_of_the_lowest_class_and_no_more_than_it_needs() -> None:
+    runner = Runner(fixed=1.0)
+    async with managed(runner, max_queue_nodes=12) as manager:
+        running = asking(manager, Ask("running"))
+        await turn()
+        low = [asking(manager, Ask(n, charge=4), priority=2) for n in range(3)]
+        await turn()
+        urgent = asking(manager, Ask("urgent", charge=6), priority=0)
+        await turn()
+        assert [task.done() for task in low] == [False, True, True]
+        assert manager.snapshot().pending == 2
+        kept, *displaced, urgent_one = [outcome.value for outcome in await asyncio.gather(*low, urgent)]
+        assert [kept, urgent_one] == [("result of", 0), ("result of", "urgent")]
+        assert all(isinstance(error, QueueFull) for error in displaced)
+        await running
+
+
+async def test_the_backlog_is_bounded_by_what_a_drain_can_finish() -> None:
+    """A request of high priority may be served in time itself, and yet leave more than `max_timeout` queued in all."""
+    runner, seen = Runner(fixed=1.0), Seen()
+    config = {"max_timeout": 10.0, "target_batch_size": 1, "max_batch_size": 1, "aging_ms": 100_000.0}
+    async with managed(runner, seen, **config) as manager:
+        await teach_within(manager, runner)
+        running = asking(manager, Ask("running"))
+        await turn()
+        tasks = []
+        for priority in (2, 0):
+            for n in range(12):
+                tasks.append(asking(manager, Ask((priority, n)), priority=priority, timeout=10.0))
+                await turn()
+        assert manager.snapshot().predicted_wait_seconds <= 11.0
+        assert {event.reason for event in seen.refusals if event.priority == 0} == {"backlog"}
+        await asyncio.gather(running, *tasks)
+
+
+async def teach_within(manager: object, runner: Runner) -> None:
+    for _ in range(5):
+        await ask(manager, Ask(), timeout=10.0)
+    runner.runs.clear()
+
+
+async def test_the_configured_default_timeout_holds_for_a_request_that_names_none() -> None:
+    async with managed(Runner(fixed=60.0), default_timeout=2.0) as manager:
+        assert manager.snapshot().default_timeout_seconds == 2.0
+        outcome = await ask(manager, Ask())
+    assert isinstance(outcome.value, DeadlineExceeded)
+    assert outcome.seconds == pytest.approx(2.0, abs=0.02)
+
+
+async def test_a_displaced_request_is_told_to_come_back_when_the_device_will_be_free() -> None:
+    runner = Runner(fixed=20.0)
+    async with managed(runner, max_queue_size=1) as manager:
+        await teach(manager, runner, rounds=3)
+        running = asking(manager, Ask("running"), timeout=300)
+        await turn()
+        displaced = asking(manager, Ask("displaced"), priority=2, timeout=300)
+        await turn()
+        urgent = asking(manager, Ask("urgent"), priority=0, timeout=300)
+        error = (await displaced).value
+        assert isinstance(error, QueueFull)
+        assert error.retry_after is not None
+        assert error.retry_after >= 19.0
+        await asyncio.gather(running, urgent)
+
+
+async def test_a_request_that_expires_is_told_to_come_back_when_the_device_will_be_free() -> None:
+    runner = Runner(fixed=20.0)
+    async with managed(runner) as manager:
+        await teach(manager, runner, rounds=3)
+        running = asking(manager, Ask("longer than predicted", seconds=70.0), timeout=300)
+        await turn()
+        expires = asking(manager, Ask("expires"), timeout=50)
+        await asyncio.sleep(40)
+        late = asking(manager, Ask("late"), timeout=300)
+        error = (await expires).value
+        assert isinstance(error, DeadlineExceeded)
+        assert error.retry_after is not None
+        assert error.retry_after >= 2.0, "a run past its prediction is given a tenth of it more"
+        await asyncio.gather(running, late)
+
+
+async def test_a_request_dropped_at_dispatch_is_told_to_come_back_when_the_run_begun_in_its_stead_is_over() -> None:
+    runner = Runner(fixed=20.0)
+    async with managed(runner) as manager:
+        await teach(manager, runner, rounds=3)
+        running = asking(manager, Ask("longer than predicted", seconds=60.0), timeout=300)
+        await turn()
+        late, patient = asking(manager, Ask("late"), timeout=65.0), asking(manager, Ask("patient"), timeout=300)
+        error = (await late).value
+        assert isinstance(error, DeadlineExceeded)
+        assert error.retry_after is not None
+        assert error.retry_after >= 19.0
+        await asyncio.gather(running, patient)
+
+
+@pytest.mark.parametrize("some_expire", [False, True])
+async def test_the_adaptive_timeout_is_frozen_while_requests_expire_and_learns_otherwise(some_expire: bool) -> None:
+    runner = Runner(fixed=0.1)
+    async with managed(runner, min_timeout=0.001) as manager:
+        for _ in range(100):
+            await ask(manager, Ask("quick"))
+        learned = manager.default_timeout()
+        assert learned == pytest.approx(0.4, rel=0.1)
+        for _ in range(60):
+            if some_expire:
+                assert isinstance((await ask(manager, Ask("expires", seconds=5.0), timeout=0.05)).value, DeadlineExceeded)
+                await turn()
+            assert (await ask(manager, Ask("slow", seconds=0.8), timeout=30)).value == ("result of", "slow")
+        frozen = manager.default_timeout()
+    assert (frozen == learned) is some_expire
