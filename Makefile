@@ -24,6 +24,7 @@ serve: $(READY) ## leave a server running on http://127.0.0.1:8080 (ARGS="--port
 	@$(BIN)/dtesn-sidecar serve --host 127.0.0.1 $(ARGS)
 
 test: lint ## everything that must hold before a change lands: lint, types, layers, generated files, all tests
+	@sh tools/debian-packages prometheus:prometheus promtool:prometheus chromium:chromium
 	@$(BIN)/python -m pytest $(ARGS)
 
 lint: $(READY) ## Ruff, strict mypy, import layers, generated files up to date
