@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 
-from .fit import Fit
+from .fit import OUTLIER, Fit
 from .protocols import Work
 
 MAX_FITS = 1024
@@ -104,14 +104,18 @@ class CostModels:
                 self._sample(key, group, (fixed + marginal) * scale, now)
 
     def _sample(self, key: tuple[Hashable, Hashable], group: Sequence[Work], seconds: float, now: float) -> None:
+        levels, nodes = max(w.levels for w in group), sum(w.nodes for w in group)
         fit = self._fits.get(key)
         if fit is None:
             fit = self._fits[key] = Fit(*self._prior(group[0]))
+            if (expected := fit.predict(levels, nodes)) > 0.0:
+                # A model that only seems slow, for a stall in its first run, would be refused under load and never measured again.
+                seconds = min(seconds, OUTLIER * expected)
             if len(self._fits) > MAX_FITS:
                 self._fits.popitem(last=False)
         else:
             self._fits.move_to_end(key)
-        fit.learn(max(w.levels for w in group), sum(w.nodes for w in group), seconds, now)
+        fit.learn(levels, nodes, seconds, now)
         if len(self._last_of_shape) > MAX_FITS:
             self._last_of_shape.clear()
         self._last_of_shape[key[0]] = self._last = (fit, group[0].operations)

@@ -19,19 +19,24 @@ NODE_SHARE = 0.02
 requests that could refute it."""
 
 OUTLIER = 4.0
-"""A sample counts at most this many times its prediction; a stall of the machine is not a law of it."""
+"""A sample counts at most this many times its prediction: a stall of the machine is not a law of it. One so many times below
+shows that the stalls are in what was learnt, since nothing makes a run too short: then the fit begins anew."""
+
+BELIEVED = 3
+"""So many samples in a row beyond `OUTLIER` are no stall but a slower device, and the fit begins anew with the last."""
 
 
 class Fit:
     """a and b in seconds per level and per node, both >= 0. Those given are a prior, of which a first sample keeps the ratio."""
 
-    __slots__ = ("_ll", "_ln", "_lt", "_nn", "_nt", "a", "b", "sampled_at", "samples")
+    __slots__ = ("_beyond", "_held", "_ll", "_ln", "_lt", "_nn", "_nt", "a", "b", "sampled_at", "samples")
 
     def __init__(self, a: float = 0.0, b: float = 0.0) -> None:
         self.a = a
         self.b = b
         self.samples = 0
         self.sampled_at: float | None = None
+        self._beyond = self._held = 0
         self._ll = self._ln = self._nn = self._lt = self._nt = 0.0
 
     def predict(self, levels: float, nodes: float) -> float:
@@ -42,13 +47,19 @@ class Fit:
         """Take one sample: `seconds` for a run of `levels` sequential steps and `nodes` in all."""
         if seconds <= 0.0 or nodes <= 0.0 or levels <= 0.0:
             return
-        if self.samples == 0 and (prior := self.predict(levels, nodes)) > 0.0:
+        prior = self.predict(levels, nodes)
+        if self.samples and prior > 0.0:
+            self._beyond = self._beyond + 1 if seconds > OUTLIER * prior else 0
+            if self._beyond >= BELIEVED or seconds * OUTLIER < prior:
+                self._begin_anew()
+            else:
+                seconds = min(seconds, OUTLIER * prior)
+        if self._held == 0 and prior > 0.0:
             self.a, self.b = self.a * seconds / prior, self.b * seconds / prior
-        elif self.samples == 0:  # one sample cannot tell levels from nodes; the first batch of several will
+        elif self._held == 0:  # one sample cannot tell levels from nodes; the first batch of several will
             self.a, self.b = (1.0 - NODE_SHARE) * seconds / levels, NODE_SHARE * seconds / nodes
-        elif self.samples >= 8:
-            seconds = min(seconds, OUTLIER * self.predict(levels, nodes) or seconds)
         self.samples += 1
+        self._held += 1
         self.sampled_at = now
         weight = 1.0 / (levels * nodes)
         self._ll = FORGETTING * self._ll + weight * levels * levels
@@ -57,6 +68,10 @@ class Fit:
         self._lt = FORGETTING * self._lt + weight * levels * seconds
         self._nt = FORGETTING * self._nt + weight * nodes * seconds
         self._solve()
+
+    def _begin_anew(self) -> None:
+        self._beyond = self._held = 0
+        self._ll = self._ln = self._nn = self._lt = self._nt = 0.0
 
     def _solve(self) -> None:
         anchor_l, anchor_n = ANCHOR * self._ll / self.samples_held, ANCHOR * self._nn / self.samples_held
@@ -76,4 +91,4 @@ class Fit:
     @property
     def samples_held(self) -> float:
         """How many samples' weight the fit holds: (1 - f^k) / (1 - f)."""
-        return (1.0 - FORGETTING ** min(self.samples, 1000)) / (1.0 - FORGETTING)
+        return (1.0 - FORGETTING ** min(self._held, 1000)) / (1.0 - FORGETTING)

@@ -103,7 +103,7 @@ def drive(
             waiting -= left
             gone += sum(by_id[identity].tree.nodes for identity in left)
         late: list[tuple[int, Array | Exception]] = []
-        if slices and (left := _late(run, bounds, clock())):
+        if slices and (left := _late(run, waiting, bounds, clock())):
             run.drop(left)
             waiting -= left
             gone += sum(by_id[identity].tree.nodes for identity in left)
@@ -123,11 +123,12 @@ def drive(
     return last, report
 
 
-def _late(run: ReservoirRun, bounds: Mapping[int, float], now: float) -> set[int]:
+def _late(run: ReservoirRun, waiting: Collection[int], bounds: Mapping[int, float], now: float) -> set[int]:
+    """Those whose time has passed, or would pass before they end even at the best speed."""
     if not bounds:
         return set()
     left = run.seconds_left()
-    return {identity for identity, seconds in left.items() if now + HOPE * seconds > bounds.get(identity, math.inf)}
+    return {identity for identity in waiting if now + HOPE * left.get(identity, 0.0) > bounds.get(identity, math.inf)}
 
 
 def summarise(features: Array) -> Array:

@@ -26,6 +26,10 @@ from dtesn_sidecar.model.weights import LayerWeights
 _BEST_FADES = 1.02
 """By how much the best speed is doubted with every measurement that does not reach it."""
 
+_BEST_OF = 8
+"""Measurements before the best of them counts as a speed: the first may all be slow (cold caches, weights not yet in memory,
+a machine that stalls), and what is condemned by one of them would have had ample time."""
+
 _SMOOTHING = 0.3
 """Share of the newest slice in the measured speed."""
 
@@ -75,6 +79,7 @@ class Reservoir:
         )
         self.seconds_per_cost: float | None = None
         self.best_seconds_per_cost: float | None = None
+        self.measurements = 0
 
     @property
     def depth(self) -> int:
@@ -142,12 +147,12 @@ class ReservoirRun:
         self._items = kept
 
     def seconds_left(self) -> dict[int, float]:
-        """Seconds until each active item ends at the best, by its id, if none leaves; empty until a speed was measured.
+        """Seconds until each active item ends at the best, by its id, if none leaves; empty until a speed is known well enough.
 
         At the best speed of late and not at the mean: one slice that the machine interrupted must condemn nobody.
         """
         speed = self._reservoir.best_seconds_per_cost
-        if speed is None or not self._items:
+        if speed is None or self._reservoir.measurements < _BEST_OF or not self._items:
             return {}
         batch = self._packed()
         return {item.id: speed * batch.cost(item.tree.levels - item.level) for item in self._items.values()}
@@ -181,6 +186,7 @@ class ReservoirRun:
             found = seconds / cost
             self._reservoir.seconds_per_cost = found if known is None else known + _SMOOTHING * (found - known)
             best = self._reservoir.best_seconds_per_cost
+            self._reservoir.measurements += 1
             self._reservoir.best_seconds_per_cost = found if best is None else min(found, best * _BEST_FADES)
 
     def _refusal(self, item: RunItem) -> DTESNError | None:

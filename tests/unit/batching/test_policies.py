@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-import random
 from typing import Any
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from dtesn_sidecar.batching.admission import Outlook, finish, lateness, retry_after, wait_ahead
 from dtesn_sidecar.batching.baseline import BaselineSchedule
@@ -19,8 +18,6 @@ from dtesn_sidecar.batching.breaker import Breaker, Circuit
 from dtesn_sidecar.batching.budget import Filling, SchedulingBudget, prefix_within
 from dtesn_sidecar.batching.bulk import shares
 from dtesn_sidecar.batching.concurrency import AdaptiveConcurrency
-from dtesn_sidecar.batching.cost import CostModels
-from dtesn_sidecar.batching.fit import Fit
 from dtesn_sidecar.batching.memory import MemoryCap
 from dtesn_sidecar.batching.performance import BatchRecord, WindowPerformance, make_calculator
 from dtesn_sidecar.batching.protocols import Work
@@ -120,66 +117,6 @@ def test_smoothing_approaches_the_aim_without_passing_it_however_the_ticks_come(
         each.advance(Size(aim, 0.02), rate, (tick + 1) * 0.1)
     assert once.items == pytest.approx(each.items, rel=1e-9)
     assert min(start, aim) - 1e-9 <= once.items <= max(start, aim) + 1e-9
-
-
-# -- cost --------------------------------------------------------------------------------------------------------
-
-
-@settings(max_examples=30)
-@given(st.floats(1e-6, 1e-2), st.floats(1e-7, 1e-3), st.integers(0, 1000))
-def test_the_fit_recovers_what_made_the_samples(a: Any, b: Any, seed: Any) -> None:
-    fit, rng = Fit(), random.Random(seed)
-    for step in range(200):
-        levels = rng.randint(1, 100)
-        nodes = levels * rng.randint(1, 32)
-        fit.learn(levels, nodes, a * levels + b * nodes, float(step))
-    for levels, nodes in ((1, 1), (50, 50), (50, 1000)):
-        assert fit.predict(levels, nodes) == pytest.approx(a * levels + b * nodes, rel=0.02)
-
-
-@given(st.lists(st.tuples(st.integers(1, 100), st.integers(1, 1000), st.floats(1e-6, 10)), min_size=1, max_size=50))
-def test_the_fit_is_never_negative(samples: Any) -> None:
-    fit = Fit()
-    for levels, nodes, seconds in samples:
-        fit.learn(levels, nodes, seconds, 0.0)
-    assert fit.a >= 0
-    assert fit.b >= 0
-    assert math.isfinite(fit.predict(10, 10))
-
-
-@given(st.floats(1e-6, 1e-2), st.floats(1e-7, 1e-3), st.integers(1, 500), st.integers(1, 500), st.floats(1e-4, 10.0))
-def test_a_first_sample_scales_the_prior_and_keeps_its_ratio(a: Any, b: Any, levels: Any, more: Any, seconds: Any) -> None:
-    fit = Fit(a, b)
-    fit.learn(levels, levels + more, seconds, 0.0)
-    assert fit.predict(levels, levels + more) == pytest.approx(seconds, rel=1e-6)
-    assert fit.a * b == pytest.approx(fit.b * a, rel=1e-6)
-
-
-def test_the_fit_forgets_the_machine_it_was_on_before() -> None:
-    fit = Fit()
-    for speed in (1.0, 3.0):
-        for step in range(300):
-            levels, nodes = 1 + step % 7, 10 + step % 50
-            fit.learn(levels, nodes, speed * (0.001 * levels + 0.0001 * nodes), 0.0)
-    assert fit.predict(5, 30) == pytest.approx(3 * (0.005 + 0.003), rel=0.05)
-
-
-def test_a_mixed_batch_is_predicted_and_learnt_by_every_model_in_it() -> None:
-    cost = CostModels()
-    shallow, deep = Work(nodes=10, levels=10, model=1), Work(nodes=10, levels=10, model=2)
-    for step in range(50):
-        cost.learn([shallow] * (1 + step % 3), 0.010, 0.0)
-        cost.learn([deep] * (1 + step % 3), 0.020, 0.0)
-    before = cost.predict([shallow, deep])
-    for _ in range(100):
-        cost.learn([shallow, deep], 0.080, 0.0)
-    after = cost.predict([shallow, deep])
-    assert before is not None
-    assert after == pytest.approx(0.080, rel=0.1)
-
-
-def test_nothing_measured_predicts_nothing() -> None:
-    assert CostModels().predict([Work()]) is None
 
 
 # -- windows -----------------------------------------------------------------------------------------------------

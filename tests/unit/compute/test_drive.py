@@ -146,3 +146,18 @@ def test_one_slice_that_the_machine_interrupted_condemns_nobody(reservoir: Reser
     last, report = drive(reservoir, [task(1, "ab" * 100, seconds=1000.0)], list, told.append, lambda: 7, clock)
     assert [type(value) for finished in [*told, last] for _, value in finished] == [np.ndarray]
     assert report.complete
+
+
+@pytest.mark.parametrize("stalled", [1, 5])
+def test_a_worker_whose_very_first_slices_the_machine_interrupted_condemns_nobody(reservoir: Reservoir, stalled: int) -> None:
+    passed = 0.0
+
+    def clock() -> float:
+        nonlocal passed
+        passed += 0.070 if reservoir.measurements < stalled else 0.0001  # at that speed 200 levels would take 14 s
+        return passed
+
+    told: list[Finished] = []
+    last, report = drive(reservoir, [task(1, "ab" * 100, seconds=10.0)], list, told.append, lambda: 7, clock)
+    assert [type(value) for finished in [*told, last] for _, value in finished] == [np.ndarray]
+    assert report.complete
