@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dtesn_sidecar.batching.budget import SchedulingBudget
     from dtesn_sidecar.batching.manager import DynamicBatchManager
     from dtesn_sidecar.errors import BreakerOpen, DeadlineExceeded, QueueFull, RequestTooLarge
+    from dtesn_sidecar.load.application import create_load_tracker_for_app, get_batch_load_function
     from dtesn_sidecar.load.tracker import ServerLoadTracker
     from dtesn_sidecar.processor import DTESNProcessor
 
@@ -27,6 +28,8 @@ __all__ = [
     "RequestTooLarge",
     "SchedulingBudget",
     "ServerLoadTracker",
+    "create_load_tracker_for_app",
+    "get_batch_load_function",
 ]
 
 _HOMES: Final = {
@@ -40,6 +43,8 @@ _HOMES: Final = {
     "RequestTooLarge": "dtesn_sidecar.errors",
     "SchedulingBudget": "dtesn_sidecar.batching.budget",
     "ServerLoadTracker": "dtesn_sidecar.load.tracker",
+    "create_load_tracker_for_app": "dtesn_sidecar.load.application",
+    "get_batch_load_function": "dtesn_sidecar.load.application",
 }
 
 
