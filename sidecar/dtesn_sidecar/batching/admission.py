@@ -11,6 +11,12 @@ DEADLINE_SHARE = 0.9
 
 JITTER = 0.25
 
+OVERRUN_QUANTILE = 0.95
+OVERRUN_STEP = 0.005
+OVERRUN_MOST = 1.5
+OVERRUN_FROM = 0.5
+"""Predictions below this share of the deadline say nothing about those that admission turns on."""
+
 
 class Outlook(msgspec.Struct, frozen=True):
     """What lies between a new request and its answer. Times in seconds.
@@ -63,9 +69,30 @@ def finish(view: Outlook) -> float:
     return wait + levels + view.marginal + count * mean_marginal
 
 
-def lateness(view: Outlook, *, deadline: float) -> float:
-    """Seconds by which the predicted finish passes 0.9 of the deadline (seconds from now); <= 0: in time."""
-    return finish(view) - DEADLINE_SHARE * deadline
+def lateness(view: Outlook, *, deadline: float, overrun: float = 1.0) -> float:
+    """Seconds by which the predicted finish, times the `overrun`, passes 0.9 of the deadline (seconds from now); <= 0: in time."""
+    return finish(view) * overrun - DEADLINE_SHARE * deadline
+
+
+class Overrun:
+    """By what factor finishes exceed their prediction: a running 95 % quantile of actual over predicted, within [1, 1.5].
+
+    Under overload every accepted request is predicted to finish just in time, so that half of them are late where the
+    prediction is right on average. Only predictions beyond half of the deadline are samples, and only they need it.
+    """
+
+    __slots__ = ("factor",)
+
+    def __init__(self) -> None:
+        self.factor = 1.0
+
+    def finished(self, actual: float, *, predicted: float, deadline: float) -> None:
+        """A request took `actual` seconds (at least: where it ran into its deadline) with `predicted` at its admission."""
+        if predicted < OVERRUN_FROM * deadline:
+            return
+        above = actual > self.factor * predicted
+        step = OVERRUN_STEP * (OVERRUN_QUANTILE if above else OVERRUN_QUANTILE - 1.0)
+        self.factor = min(max(self.factor * (1.0 + step), 1.0), OVERRUN_MOST)
 
 
 def retry_after(seconds: float, jitter: float) -> float:

@@ -38,6 +38,7 @@ class Answers:
             if not isinstance(outcome, Exception):
                 core.ledger.requests += 1
                 core.ledger.timeouts.finished(now - item.arrival, now)
+                core.ledger.finished(item, now - item.arrival)
 
     def withdraw(self, item: Item, error: Exception, kind: str) -> None:
         """The caller has gone, or its deadline has come: whether queued or computing, the item leaves."""
@@ -52,13 +53,13 @@ class Answers:
 
     def expired(self, item: Item) -> None:
         """The deadline has come."""
-        self._missed("computing" if item.state is State.COMPUTING else "queued")
+        self._missed(item, "computing" if item.state is State.COMPUTING else "queued")
         error = DeadlineExceeded(f"no answer within {item.deadline - item.arrival:.3f} s", retry_after=self.retry_after())
         self.withdraw(item, error, "expired")
 
     def hopeless(self, item: Item, where: str) -> None:
         """The deadline can no longer be met: found at dispatch, or between two slices by the worker."""
-        self._missed(where)
+        self._missed(item, where)
         self.settle(item, DeadlineExceeded("the deadline can no longer be met", retry_after=self.retry_after()), "expired")
 
     def fail(self, items: Iterable[Item], error: Exception) -> None:
@@ -70,6 +71,7 @@ class Answers:
         """Everything accepted ends with this error."""
         self.fail(self._outcomes.accepted.values(), error)
 
-    def _missed(self, where: str) -> None:
+    def _missed(self, item: Item, where: str) -> None:
         self._watch.tell(self._watch.observer.deadline_missed, where)
+        self._core.ledger.finished(item, item.deadline - item.arrival)
         self._core.ledger.timeouts.shed(self._clock())

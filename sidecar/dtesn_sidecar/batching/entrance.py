@@ -20,12 +20,13 @@ SHEDDING: Final = frozenset({"queue_full", "queue_nodes", "deadline", "backlog"}
 
 
 class Admission(msgspec.Struct, frozen=True):
-    """An accepted request's key, its predicted seconds for levels and nodes, and its predicted wait (None: not known)."""
+    """An accepted request's key, its predicted seconds for levels and nodes, its predicted wait and finish (None: not known)."""
 
     key: float
     fixed: float
     marginal: float
     wait: float | None
+    finish: float | None
 
 
 class RefusedError(Exception):
@@ -58,14 +59,17 @@ def admit(core: Core, work: Work, *, priority: int, timeout: float, direct: bool
     if queue.items >= config.max_queue_size or queue.charge + charge > config.max_queue_nodes:
         _check_room(core, outlook, priority, charge, now, jitter)
     if queue.items or ledger.computing:  # on an idle device a pessimistic prediction must stay refutable
-        late = lateness(outlook, deadline=timeout)
+        late = lateness(outlook, deadline=timeout, overrun=ledger.overrun.factor)
         if late > 0.0:
-            detail = f"the predicted finish in {finish(outlook):.3f} s is beyond 0.9 of the deadline of {timeout:.3f} s"
+            expected = finish(outlook) * ledger.overrun.factor
+            detail = f"the predicted finish in {expected:.3f} s is beyond 0.9 of the deadline of {timeout:.3f} s"
             raise _full("deadline", detail, late, jitter)
         backlog = core.predicted_wait(now) if ahead.items < queue.items else wait_ahead(outlook)
         if backlog > config.max_timeout:
             raise _full("backlog", "more is queued than a drain could finish", backlog - config.max_timeout, jitter)
-    return Admission(key, fixed, marginal, wait_ahead(outlook) if ledger.cost.measured else None)
+    if not ledger.cost.measured:
+        return Admission(key, fixed, marginal, None, None)
+    return Admission(key, fixed, marginal, wait_ahead(outlook), finish(outlook))
 
 
 def displaced_by(core: Core, priority: int, charge: int) -> list[Item]:
@@ -84,7 +88,7 @@ def retry(core: Core, now: float, jitter: float) -> float:
     """Seconds after which one who lost his place finds a free device, and a request of default timeout would be admitted."""
     ledger = core.ledger
     opened = core.circuits.batch.retry_after(now) if core.circuits.enabled else None
-    late = core.predicted_wait(now) - DEADLINE_SHARE * core.default_timeout()
+    late = core.predicted_wait(now) * ledger.overrun.factor - DEADLINE_SHARE * core.default_timeout()
     return retry_after(max(opened or 0.0, ledger.rest(now, core.device_places()), late), jitter)
 
 

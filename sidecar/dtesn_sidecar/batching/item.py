@@ -67,6 +67,7 @@ class Item:
     closed_by: str = ""
     ran_direct: bool = False
     predicted_wait: float | None = None
+    predicted_finish: float | None = None
 
     def __lt__(self, other: Item) -> bool:
         """Queue order: key, then the order of acceptance."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from .admission import Overrun
 from .batch import Batch, BatchResult
 from .cost import CostModels
 from .item import Item
@@ -28,6 +29,7 @@ class Ledger:
         self.cost = CostModels()
         self.performance = performance
         self.timeouts = AdaptiveTimeout()
+        self.overrun = Overrun()
         self.arrivals = ArrivalRate()
         self.peak = PeakConcurrency()
         self.returning = Returning()
@@ -70,6 +72,11 @@ class Ledger:
         """An accepted request has its outcome."""
         self.active -= 1
         self.peak.observe(self.active, now)
+
+    def finished(self, item: Item, seconds: float) -> None:
+        """An accepted request was answered after `seconds`, or would have taken longer than these: how good the prediction was."""
+        if item.predicted_finish is not None:
+            self.overrun.finished(seconds, predicted=item.predicted_finish, deadline=item.deadline - item.arrival)
 
     def started(self, batch: Batch, now: float, *, queued: int) -> None:
         """A batch goes to a worker."""

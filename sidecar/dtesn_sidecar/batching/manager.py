@@ -344,6 +344,7 @@ class DynamicBatchManager:
             waiter=waiter,
             bulk=bulk,
             predicted_wait=admission.wait,
+            predicted_finish=admission.finish,
         )
         ledger.accepted(now, queued=core.queue.items, timeout=seconds)
         core.queue.push(item)

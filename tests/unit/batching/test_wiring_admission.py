@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
 import pytest
 from tests.unit.batching.wiring_support import Ask, Runner, Seen, ask, asking, managed, teach, turn
@@ -27,6 +28,23 @@ async def test_a_request_whose_predicted_finish_passes_nine_tenths_of_its_deadli
         assert [(event.reason, event.status) for event in seen.refusals] == [("deadline", 429)]
         assert (await possible).value == ("result of", "possible")
         await running
+
+
+async def test_where_finishes_overrun_their_prediction_fewer_are_accepted_and_those_in_time() -> None:
+    """A device whose speed wanders, at twice its capacity: half of what is predicted to be just in time would be late."""
+    rng, seen = random.Random(3), Seen()
+    speeds = [rng.lognormvariate(0.0, 0.25) for _ in range(1000)]
+    loop = asyncio.get_running_loop()
+    runner = Runner(fixed=0.1, slowdown=lambda running: speeds[int(loop.time() / 4.0) % len(speeds)])
+    async with managed(runner, seen, target_batch_size=1, max_batch_size=1) as manager:
+        tasks = []
+        for number in range(8000):
+            tasks.append(asking(manager, Ask(number), timeout=4.0))
+            await asyncio.sleep(0.05)
+        outcomes = await asyncio.gather(*tasks)
+    accepted = [outcome.value for outcome in outcomes[2000:] if not isinstance(outcome.value, QueueFull)]
+    assert len(accepted) > 2500, "the device is not left idle for it"
+    assert sum(isinstance(value, DeadlineExceeded) for value in accepted) < 0.05 * len(accepted)
 
 
 async def test_an_idle_device_takes_whatever_is_asked_of_it_so_that_a_pessimistic_prediction_is_refuted() -> None:
