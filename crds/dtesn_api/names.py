@@ -32,6 +32,7 @@ NAME_MAX_LENGTH: Final = 52
 CONFIG_FOLDER: Final = "/etc/dtesn/config"
 CONFIG_FILE: Final = "batcher.yaml"
 SECRETS_FOLDER: Final = "/etc/dtesn/secrets"
+READOUT_FOLDER: Final = "/etc/dtesn/readout"  # of a ConfigMap its key, of a claim its path within
 
 ENV_PREFIX: Final = "DTESN_"
 ENV_OPERATOR_IMAGE: Final = "DTESN_SIDECAR_IMAGE"

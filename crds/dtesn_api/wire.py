@@ -96,7 +96,7 @@ class ProcessedOutput(Struct, frozen=True, kw_only=True):
     summary: Annotated[list[LayerSummary] | UnsetType, Meta(description="output: summary, one entry per layer.")] = UNSET
     features: Annotated[list[float] | UnsetType, Meta(description="output: features, flat.")] = UNSET
     shape: Annotated[list[int] | UnsetType, Meta(description="Shape of the features: layers, 2 (root state, mean state), units.")] = UNSET
-    prediction: Annotated[Any | UnsetType, Meta(description="output: readout; a vector, or the label of a classifier.")] = UNSET
+    prediction: Annotated[list[float] | str | UnsetType, Meta(description="output: readout; a vector, or a classifier's label.")] = UNSET
     scores: Annotated[dict[str, float] | UnsetType, Meta(description="output: readout of a classifier, by label.")] = UNSET
 
 

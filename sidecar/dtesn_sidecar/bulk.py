@@ -27,14 +27,16 @@ _CHUNK_FLOATS: Final = 1 << 22
 _PARSED_AT_ONCE: Final = 32
 
 
-def floats(wanted: Wanted) -> int:
-    """Numbers in one answer."""
-    return 2 * wanted.depth * (2 if wanted.summary else wanted.esn_size)
+def floats(wanted: Wanted, outputs: int) -> int:
+    """Numbers in one answer; `outputs` are the readout's."""
+    if wanted.output == "readout":
+        return outputs
+    return 2 * wanted.depth * (2 if wanted.output == "summary" else wanted.esn_size)
 
 
-def chunks(count: int, wanted: Wanted) -> Iterator[range]:
-    """The indices cut so that a chunk's answers are at most 1,024 and take at most 16 MiB."""
-    size = max(1, min(_CHUNK_ITEMS, _CHUNK_FLOATS // floats(wanted)))
+def chunks(count: int, numbers: int) -> Iterator[range]:
+    """The indices cut so that a chunk's answers, of so many numbers each, are at most 1,024 and take at most 16 MiB."""
+    size = max(1, min(_CHUNK_ITEMS, _CHUNK_FLOATS // numbers))
     return (range(start, min(start + size, count)) for start in range(0, count, size))
 
 
@@ -52,7 +54,7 @@ async def parsed(
         except DTESNError as error:
             yield index, error
         else:
-            yield index, Job(tree, wanted.depth, wanted.esn_size, wanted.summary)
+            yield index, Job(tree, wanted.depth, wanted.esn_size, wanted.output)
         if index % _PARSED_AT_ONCE == 0:
             await asyncio.sleep(0)
 

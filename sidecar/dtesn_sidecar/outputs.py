@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import msgspec
 import numpy as np
 import orjson
+from msgspec import UNSET
 
 from dtesn_api.wire import EngineIntegration, LayerSummary, ModelInfo, ProcessedOutput, ProcessResult, StateSummary
 
 if TYPE_CHECKING:
     from dtesn_sidecar.compute.job import Job
+    from dtesn_sidecar.model.readout.value import Readout
     from dtesn_sidecar.model.trees import Tree
 
 LARGE_FLOATS: Final = 16_384
@@ -63,15 +65,26 @@ class BatchOutcome:
     error: Exception | None = None
 
 
-def processed_output(job: Job, value: object, model: ModelInfo) -> ProcessedOutput:
-    """The output of a job: its summary where that was asked for, else its features."""
+def processed_output(job: Job, value: object, model: ModelInfo, readout: Readout | None = None) -> ProcessedOutput:
+    """The output of a job: what it asked for of summary, features, and the prediction of `readout`."""
     tree: Tree = job.tree
     if not isinstance(value, np.ndarray):
         raise TypeError(f"a job's value is an array, not {type(value).__name__}")
-    if job.summary:
+    if job.output == "summary":
         return ProcessedOutput(output="summary", nodes=tree.nodes, height=tree.height, model=model, summary=_summary(value))
+    if job.output == "readout" and readout is not None:
+        prediction, scores = predicted(readout, value)
+        given = UNSET if scores is None else scores
+        return ProcessedOutput(output="readout", nodes=tree.nodes, height=tree.height, model=model, prediction=prediction, scores=given)
     flat: Any = value.reshape(-1).copy()  # a copy, since `value` may be a view of a whole batch's results
     return ProcessedOutput(output="features", nodes=tree.nodes, height=tree.height, model=model, features=flat, shape=list(value.shape))
+
+
+def predicted(readout: Readout, value: np.ndarray[Any, np.dtype[np.float32]]) -> tuple[str | list[float], dict[str, float] | None]:
+    """What the outputs [outputs] of a readout say: a vector, or a label and the scores of all labels."""
+    if readout.labels is None:
+        return _short(value), None
+    return readout.label(value), dict(zip(readout.labels, _short(readout.scores(value).astype(np.float32)), strict=True))
 
 
 def encode(body: msgspec.Struct) -> bytes:
@@ -101,6 +114,11 @@ def large_arrays(body: object) -> list[np.ndarray[Any, np.dtype[Any]]]:
 def shortest(values: np.ndarray[Any, np.dtype[np.float32]]) -> bytes:
     """A JSON array of float32 numbers, each as the shortest text that reads back as the same float32."""
     return orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _short(value: np.ndarray[Any, np.dtype[np.float32]]) -> list[float]:
+    numbers: list[float] = orjson.loads(shortest(np.ascontiguousarray(value)))
+    return numbers
 
 
 def _summary(value: np.ndarray[Any, np.dtype[np.float32]]) -> list[LayerSummary]:

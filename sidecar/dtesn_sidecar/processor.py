@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from dtesn_sidecar.batching.strategies import BatchStrategy
     from dtesn_sidecar.load.tracker import ServerLoadTracker
     from dtesn_sidecar.model.backend import BackendName
+    from dtesn_sidecar.model.readout.value import Readout
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,8 @@ class DTESNProcessor:
     With `enable_dynamic_batching=False` every request is a batch of one.
     `workers` is the number of worker processes: None takes one per whole CPU of the container, 0 (for use as a library)
     computes in a thread of this process. `backend` is "numpy", "cupy" (a thread per device) or "auto".
-    Raises InvalidInput where that is negative, and where the model names a readout, which this version has not.
+    Raises InvalidInput where that is negative, and SpecInvalid with every problem where the readout that the model names cannot be
+    served: unreadable, changed since it was written, or fitted for another reservoir.
     `weights_folder` is where the temporary folder of weights is made; `worker_command` starts a child (for tests).
 
     Use it with `async with`, or `start_batch_manager()` and `stop_batch_manager()`, on one event loop.
@@ -83,16 +85,13 @@ class DTESNProcessor:
         worker_command: Sequence[str] = COMMAND,
     ) -> None:
         self.config = config if config is not None else ModelConfiguration()
-        if self.config.readout is not None:
-            raise InvalidInput(
-                "model.readout is configured, but readouts are not available in this version: leave it out, or clients that wait for "
-                "predictions would get summaries",
-                field="model.readout",
-                expected="absent",
-            )
+        self.readout = _readout(self.config)
         self.batching_enabled = enable_dynamic_batching
         self._load = LoadSources(server_load_tracker)
-        self._engine = Engine(self.config, workers=workers, backend=backend, weights_folder=weights_folder, command=worker_command)
+        layer = None if self.readout is None else self.readout.layer
+        self._engine = Engine(
+            self.config, workers=workers, backend=backend, weights_folder=weights_folder, command=worker_command, readout=layer
+        )
         self._probes = 0
         self._building = 0
         self._built = asyncio.Event()
@@ -224,7 +223,7 @@ class DTESNProcessor:
         )
         tree = input_data if isinstance(input_data, Tree) else parse_input(input_data, input_format, max_nodes=self.config.max_nodes)
         self._warn_of(tree)
-        job = Job(tree, wanted.depth, wanted.esn_size, wanted.summary)
+        job = Job(tree, wanted.depth, wanted.esn_size, wanted.output)
         build, left = await self._hold(wanted)
         try:
             completed = await self.manager.submit_detailed(job, priority, left, direct=not (enable_batching and self.batching_enabled))
@@ -278,18 +277,19 @@ class DTESNProcessor:
         if not inputs:
             raise InvalidInput("inputs is empty, expected at least one", field="inputs", value="empty", expected="at least one")
         wanted = self._checked(**options)
-        if held and len(inputs) * floats(wanted) > MAX_FLOATS:
+        numbers = floats(wanted, 0 if self.readout is None else self.readout.outputs)
+        if held and len(inputs) * numbers > MAX_FLOATS:
             raise RequestTooLarge(
-                f"the answer to {len(inputs)} inputs would hold {len(inputs) * floats(wanted)} numbers, at most {MAX_FLOATS} are allowed; "
+                f"the answer to {len(inputs)} inputs would hold {len(inputs) * numbers} numbers, at most {MAX_FLOATS} are allowed; "
                 "ask for the summary, for fewer inputs, or for the answers as a stream",
                 field="inputs",
                 value=f"{len(inputs)} inputs",
-                expected=f"at most {MAX_FLOATS // floats(wanted)} inputs, or the answers as a stream",
+                expected=f"at most {MAX_FLOATS // numbers} inputs, or the answers as a stream",
             )
         build, left = await self._hold(wanted)
         until = None if left is None else _clock() + left
         try:
-            for chunk in chunks(len(inputs), wanted):
+            for chunk in chunks(len(inputs), numbers):
                 jobs: dict[int, Job] = {}
                 async for index, job in parsed(inputs, chunk, wanted, input_format, self.config.max_nodes):
                     if isinstance(job, Job):
@@ -346,7 +346,7 @@ class DTESNProcessor:
     def _checked(self, **options: Unpack[Options]) -> Wanted:
         if not self._started or self._draining:
             raise Draining("the server is shutting down" if self._draining else "the batch manager is not running", retry_after=1.0)
-        return checked(self.config, self.manager.config.max_timeout, **options)
+        return checked(self.config, self.manager.config.max_timeout, readout=self.readout, **options)
 
     def _warn_of(self, tree: Tree) -> None:
         """Warn once of a tree whose nodes have so many children that states may not forget how they began."""
@@ -384,7 +384,7 @@ class DTESNProcessor:
             config = self.config
             info = self._info[key] = ModelInfo(name=config.name, seed=config.seed, membrane_depth=job.depth, esn_size=job.esn_size)
         return Processed(
-            processed_output(job, completed.value, info),
+            processed_output(job, completed.value, info, self.readout),
             1000.0 * total,
             EngineIntegration(
                 batch_processed=completed.batch_items > 1, dynamic_batching=not completed.direct, batch_manager_active=self.manager.alive
@@ -396,3 +396,23 @@ class DTESNProcessor:
         self._probes += 1
         job = probe_of(self.config, self._probes)
         return job, work_of(self.config, job)
+
+
+def _readout(model: ModelConfiguration) -> Readout | None:
+    if model.readout is None:
+        return None
+    from dtesn_sidecar.model.readout.store import load_readout, path_of  # safetensors is for those who serve a readout
+
+    readout = load_readout(path_of(model.readout), model)
+    kind = "regression" if readout.labels is None else f"classifier of {len(readout.labels)} labels"
+    log.info("readout: a %s for membrane_depth %d and esn_size %d, sha256 %s", kind, readout.depth, readout.esn_size, readout.digest)
+    if not readout.is_for(model.membrane_depth, model.esn_size):
+        log.warning(
+            "the readout is for membrane_depth %d and esn_size %d, the model's own are %d and %d: predictions are only for requests that "
+            "name the readout's",
+            readout.depth,
+            readout.esn_size,
+            model.membrane_depth,
+            model.esn_size,
+        )
+    return readout

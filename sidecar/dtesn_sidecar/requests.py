@@ -9,6 +9,8 @@ from dtesn_sidecar.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
     from dtesn_api.spec import ModelConfiguration
+    from dtesn_api.wire import Output
+    from dtesn_sidecar.model.readout.value import Readout
 
 DEPTHS: Final = (1, 16)
 SIZES: Final = (32, 4096)
@@ -33,7 +35,7 @@ class Wanted:
 
     depth: int
     esn_size: int
-    summary: bool
+    output: Output
     priority: int
     timeout: float | None
 
@@ -48,8 +50,9 @@ def checked(
     timeout: float | None = None,
     model: str | None = None,
     output: str | None = None,
+    readout: Readout | None = None,
 ) -> Wanted:
-    """The request with the model's own depth and size where it names none.
+    """The request with the model's own depth and size where it names none, and with the readout's output where there is one for them.
 
     Raises NotFound for another model's name, and InvalidInput naming the field, the value and the range.
     """
@@ -59,17 +62,24 @@ def checked(
         )
     if output is not None and output not in OUTPUTS:
         raise _invalid("output", output, "one of " + ", ".join(OUTPUTS))
-    if output == "readout":
-        raise _invalid("output", output, "summary or features: no readout is fitted for this depth and size")
     _in_time(timeout, max_timeout)
     _in_range("priority", priority, PRIORITIES)
-    return Wanted(
-        depth=configured.membrane_depth if membrane_depth is None else _in_range("membrane_depth", membrane_depth, DEPTHS),
-        esn_size=configured.esn_size if esn_size is None else _in_range("esn_size", esn_size, SIZES),
-        summary=output != "features",
-        priority=priority,
-        timeout=timeout,
-    )
+    depth = configured.membrane_depth if membrane_depth is None else _in_range("membrane_depth", membrane_depth, DEPTHS)
+    size = configured.esn_size if esn_size is None else _in_range("esn_size", esn_size, SIZES)
+    return Wanted(depth=depth, esn_size=size, output=_output(output, depth, size, readout), priority=priority, timeout=timeout)
+
+
+def _output(wanted: str | None, depth: int, size: int, readout: Readout | None) -> Output:
+    fitted = readout is not None and readout.is_for(depth, size)
+    match wanted:
+        case "summary" | "features":
+            return wanted
+        case "readout" if not fitted:
+            has = f"only for membrane_depth {readout.depth} and esn_size {readout.esn_size}" if readout is not None else "none at all"
+            here = f"no readout is fitted for membrane_depth {depth} and esn_size {size} ({has})"
+            raise _invalid("output", wanted, f"summary or features: {here}")
+        case _:
+            return "readout" if fitted else "summary"
 
 
 def _in_time(timeout: object, most: float) -> None:

@@ -131,12 +131,12 @@ async def test_until_the_workers_are_ready_the_server_lives_but_takes_nothing() 
         assert server.end() == 0
 
 
-def test_a_readout_stops_the_start_with_a_sentence(tmp_path: Path) -> None:
+def test_a_readout_that_is_not_there_stops_the_start_with_a_sentence(tmp_path: Path) -> None:
     file = tmp_path / "batcher.yaml"
     file.write_text("model: {readout: {path: /models/readout.safetensors}}\n")
     done = serve(dict(SMALL), "--host", "127.0.0.1", "--port", "0", "--config", str(file))
-    assert done.returncode == 1
-    assert "readouts are not available in this version" in done.stderr
+    assert done.returncode == 2
+    assert "/models/readout.safetensors is unreadable (No such file or directory)" in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
 

@@ -15,6 +15,7 @@ import pytest
 from tests import misbehaving
 
 from dtesn_api.spec import ModelConfiguration
+from dtesn_api.wire import Output
 from dtesn_sidecar.batching.protocols import Entry, RunReport, WorkerHung
 from dtesn_sidecar.compute.child import COMMAND, Child
 from dtesn_sidecar.compute.drive import summarise
@@ -61,7 +62,8 @@ async def start(weights: Callable[[int], Path]) -> AsyncIterator[Callable[..., A
 
 
 def entries(*texts: str, model: ModelConfiguration = MODEL, first: int = 1, summary: bool = False) -> list[Entry]:
-    jobs = [Job(parse_input(text), 1 + n % model.membrane_depth, model.esn_size, summary) for n, text in enumerate(texts)]
+    output: Output = "summary" if summary else "features"
+    jobs = [Job(parse_input(text), 1 + n % model.membrane_depth, model.esn_size, output) for n, text in enumerate(texts)]
     return [Entry(number, job, work_of(model, job)) for number, job in enumerate(jobs, first)]
 
 

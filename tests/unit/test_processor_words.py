@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from dtesn_api.problems import SpecInvalid
 from dtesn_api.spec import ModelConfiguration, ReadoutSource
-from dtesn_sidecar.errors import InvalidInput
 from dtesn_sidecar.processor import DTESNProcessor
 
 MODEL = ModelConfiguration(membrane_depth=1, esn_size=32, spectral_radius=0.9, aggregation_exponent=0.5)  # stable for one child
@@ -53,7 +53,6 @@ async def test_the_backend_that_was_taken_is_said(tmp_path: Path, caplog: pytest
     assert [record.levelname for record in caplog.records if record.getMessage().startswith(said)] == ["INFO"]
 
 
-def test_a_readout_is_refused_rather_than_left_out_in_silence() -> None:
-    with pytest.raises(InvalidInput, match="readouts are not available in this version") as caught:
+def test_a_readout_that_is_not_there_is_an_error_and_not_left_out_in_silence() -> None:
+    with pytest.raises(SpecInvalid, match="/models/readout is unreadable"):
         DTESNProcessor(ModelConfiguration(readout=ReadoutSource(path="/models/readout")))
-    assert caught.value.field == "model.readout"

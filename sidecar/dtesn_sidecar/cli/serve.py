@@ -8,8 +8,12 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dtesn_api.names import DEFAULT_PORT
+
+if TYPE_CHECKING:
+    from dtesn_api.problems import SpecInvalid
 
 USAGE = """\
 Serve a Deep Tree Echo State Network over HTTP, batching requests dynamically.
@@ -56,10 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         configuration = load_configuration(arguments.config, os.environ, flags)
     except SpecInvalid as error:
-        print(f"dtesn-sidecar: the configuration is not valid ({len(error.problems)}):", file=sys.stderr)
-        for problem in error.problems:
-            print(f"  {problem.message}", file=sys.stderr)
-        return 2
+        return _not_valid(error)
     from dtesn_sidecar.app import Sidecar, new_loop
     from dtesn_sidecar.errors import DTESNError
     from dtesn_sidecar.logs import set_up
@@ -74,7 +75,16 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         with asyncio.Runner(loop_factory=new_loop) as runner:
             runner.run(main())
+    except SpecInvalid as error:  # the readout, which is read only now
+        return _not_valid(error)
     except (DTESNError, OSError) as error:
         logging.getLogger(__name__).critical("the server could not start: %s", error)
         return 1
     return 0
+
+
+def _not_valid(error: SpecInvalid) -> int:
+    print(f"dtesn-sidecar: the configuration is not valid ({len(error.problems)}):", file=sys.stderr)
+    for problem in error.problems:
+        print(f"  {problem.message}", file=sys.stderr)
+    return 2

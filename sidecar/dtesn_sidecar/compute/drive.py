@@ -17,13 +17,15 @@ import numpy as np
 import numpy.typing as npt
 
 from dtesn_sidecar.compute.messages import Report
-from dtesn_sidecar.errors import DeadlineExceeded
+from dtesn_sidecar.errors import ComputeFailed, DeadlineExceeded
 from dtesn_sidecar.model import weights
 from dtesn_sidecar.model.reservoir import Reservoir, ReservoirRun, RunItem
 
 if TYPE_CHECKING:
     from dtesn_api.spec import ModelConfiguration
+    from dtesn_api.wire import Output
     from dtesn_sidecar.model.backend import Backend
+    from dtesn_sidecar.model.readout.value import OutputLayer
     from dtesn_sidecar.model.trees import Tree
     from dtesn_sidecar.model.weights import LayerWeights
 
@@ -42,7 +44,7 @@ class Task:
     id: int
     tree: Tree
     depth: int
-    summary: bool
+    output: Output
     seconds: float | None = None
 
 
@@ -80,12 +82,15 @@ def drive(
     emit: Callable[[Finished], None],
     peak_bytes: Callable[[], int],
     clock: Callable[[], float] = time.perf_counter,
+    *,
+    readout: OutputLayer | None = None,
 ) -> tuple[Finished, Report]:
     """Compute the tasks slice by slice; returns the results of the last slice and the report.
 
-    `dropped` gives the ids that left since the last look (it may raise to abandon the run), `emit` takes what a
-    slice finished before the last one. A task's own failure is its result; any exception raised is the run's. A task
-    that can no longer end within its `seconds`, as predicted between two slices, is left out: DeadlineExceeded.
+    `readout` makes the values of tasks whose output it is. `dropped` gives the ids that left since the last look (it may
+    raise to abandon the run), `emit` takes what a slice finished before the last one. A task's own failure is its result;
+    any exception raised is the run's. A task that can no longer end within its `seconds`, as predicted between two slices,
+    is left out: DeadlineExceeded.
     """
     began = clock()
     by_id: Mapping[int, Task] = {task.id: task for task in tasks}
@@ -108,7 +113,7 @@ def drive(
             waiting -= left
             gone += sum(by_id[identity].tree.nodes for identity in left)
             late = [(identity, DeadlineExceeded("the deadline can no longer be met")) for identity in left]
-        last = late + [(result.id, _wanted(by_id[result.id], result.features)) for result in run.advance(SLICE_SECONDS)]
+        last = late + [(result.id, _wanted(by_id[result.id], result.features, readout)) for result in run.advance(SLICE_SECONDS)]
         waiting.difference_update(identity for identity, _ in last)
         slices += 1
     report = Report(
@@ -139,5 +144,11 @@ def summarise(features: Array) -> Array:
     return summary
 
 
-def _wanted(task: Task, value: Array | Exception) -> Array | Exception:
-    return value if isinstance(value, Exception) or not task.summary else summarise(value)
+def _wanted(task: Task, value: Array | Exception, readout: OutputLayer | None) -> Array | Exception:
+    if isinstance(value, Exception) or task.output == "features":
+        return value
+    if task.output == "summary":
+        return summarise(value)
+    if readout is None or value.shape != (readout.depth, 2, readout.esn_size):
+        return ComputeFailed("there is no readout for this depth and size")  # requests are checked: only a defect comes here
+    return readout.apply(value)

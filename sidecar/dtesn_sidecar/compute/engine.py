@@ -24,6 +24,7 @@ from dtesn_sidecar.model.backend import select_backend
 if TYPE_CHECKING:
     from dtesn_api.spec import ModelConfiguration
     from dtesn_sidecar.model.backend import Backend, BackendName
+    from dtesn_sidecar.model.readout.value import OutputLayer
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ _BUILDER_NICE: Final = 10
 
 class Engine:
     """The compute of one model. `workers` is the number of processes: None takes one per whole CPU, 0 a thread of this process.
+    `readout` is applied where features are computed.
 
     `store` holds the weights, `helper` decodes and encodes, `runner` (once started) runs batches.
     """
@@ -44,10 +46,12 @@ class Engine:
         backend: BackendName,
         weights_folder: Path | None = None,
         command: Sequence[str] = COMMAND,
+        readout: OutputLayer | None = None,
     ) -> None:
         if workers is not None and workers < 0:
             raise InvalidInput(f"workers is {workers}, expected 0 or more", field="workers", value=workers, expected="0 or more")
         self._model, self._workers, self._backend_name, self._command = model, workers, backend, tuple(command)
+        self._readout = readout
         self._backend: Backend | None = None
         self.runner: ProcessPool | ThreadRunner | None = None
         self._builder, self.helper = self._make_helpers()
@@ -108,9 +112,9 @@ class Engine:
 
     def _make_runner(self, backend: Backend) -> ProcessPool | ThreadRunner:
         if backend.name != "numpy" or self._workers == 0:
-            return ThreadRunner(self._model, self.store.folder, [backend])
+            return ThreadRunner(self._model, self.store.folder, [backend], readout=self._readout)
         workers = cgroup.whole_cpus() if self._workers is None else self._workers
-        return ProcessPool(self._model, self.store.folder, workers, command=self._command)
+        return ProcessPool(self._model, self.store.folder, workers, command=self._command, readout=self._readout)
 
     def _make_helpers(self) -> tuple[Helper, Helper]:
         return Helper(nice=_BUILDER_NICE, command=self._command), Helper(nice=NICE, command=self._command)

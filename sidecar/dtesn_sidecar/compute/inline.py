@@ -24,6 +24,7 @@ from dtesn_sidecar.errors import WorkerLost
 if TYPE_CHECKING:
     from dtesn_api.spec import ModelConfiguration
     from dtesn_sidecar.model.backend import Backend
+    from dtesn_sidecar.model.readout.value import OutputLayer
 
 _JOIN_SECONDS: Final = 5.0
 
@@ -74,8 +75,9 @@ class ThreadRunner:
         backends: Sequence[Backend],
         *,
         memory: MemoryBound | None = None,
+        readout: OutputLayer | None = None,
     ) -> None:
-        self._model, self._folder_of = model, folder_of
+        self._model, self._folder_of, self._readout = model, folder_of, readout
         self._backends = tuple(backends)
         self._memory = memory or MemoryBound(model)
         self._places: list[_Place] = []
@@ -112,7 +114,7 @@ class ThreadRunner:
         if place is None:
             raise WorkerLost("no compute thread is free")
         jobs = [entry.payload for entry in entries]
-        tasks = [Task(e.id, j.tree, j.depth, j.summary, e.seconds) for e, j in zip(entries, jobs, strict=True) if isinstance(j, Job)]
+        tasks = [Task(e.id, j.tree, j.depth, j.output, e.seconds) for e, j in zip(entries, jobs, strict=True) if isinstance(j, Job)]
         size, layers = max((job.esn_size, job.depth) for job in jobs if isinstance(job, Job))
         run = _Run(tasks, size, layers, self._folder_of(size), loop.create_future(), finished, {entry.id for entry in entries})
         place.running = run
@@ -198,7 +200,7 @@ class ThreadRunner:
             try:
                 reservoir = reservoirs.get(message.esn_size, message.layers, message.folder)
                 emit = self._emitter(message)
-                last, report = drive(reservoir, message.tasks, message.take_dropped, emit, lambda: 0)
+                last, report = drive(reservoir, message.tasks, message.take_dropped, emit, lambda: 0, readout=self._readout)
                 self._tell(self._ended, place, message, last, report)
             except _Abandoned:
                 continue

@@ -10,6 +10,7 @@ from dtesn_sidecar.model.inputs import parse_input
 
 if TYPE_CHECKING:
     from dtesn_api.spec import ModelConfiguration
+    from dtesn_api.wire import Output
     from dtesn_sidecar.model.trees import Tree
 
 
@@ -20,15 +21,15 @@ _PROBES: Final = tuple(bytes(b"the unbatched baseline " * 6)[:length] for length
 class Job:
     """One input, the depth and the size of the model to compute it with, and how much of the answer is wanted.
 
-    The result is a float32 array: the features `[depth, 2, esn_size]` (axis 1: root state, mean state), or where
-    `summary` is true their Euclidean norm and mean, `[depth, 2, 2]`, reduced where they were computed, so that a
-    summary does not travel as 2 * depth * esn_size numbers.
+    The result is a float32 array: the `features` `[depth, 2, esn_size]` (axis 1: root state, mean state), or as `summary`
+    their Euclidean norm and mean, `[depth, 2, 2]`, or what the `readout` gives, `[outputs]`; reduced where they were
+    computed, so that no 2 * depth * esn_size numbers travel for them.
     """
 
     tree: Tree
     depth: int
     esn_size: int
-    summary: bool = False
+    output: Output = "features"
 
 
 def work_of(model: ModelConfiguration, job: object) -> Work:
@@ -52,7 +53,7 @@ def work_of(model: ModelConfiguration, job: object) -> Work:
 def probe_of(model: ModelConfiguration, number: int) -> Job:
     """The job of that number for the unbatched baseline: texts of three lengths in turn, with the configured model."""
     text = _PROBES[number % len(_PROBES)]
-    return Job(parse_input(text, "text"), model.membrane_depth, model.esn_size, summary=True)
+    return Job(parse_input(text, "text"), model.membrane_depth, model.esn_size, "summary")
 
 
 def size_and_depth(work: Work) -> tuple[int, int]:

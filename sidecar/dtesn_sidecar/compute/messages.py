@@ -12,6 +12,7 @@ import msgspec
 
 from dtesn_api.bodies import BodyMalformed
 from dtesn_api.problems import Problem, SpecInvalid
+from dtesn_api.wire import Output
 from dtesn_sidecar import errors
 from dtesn_sidecar.batching.protocols import RunReport
 from dtesn_sidecar.errors import ComputeFailed, DTESNError, InvalidInput, MalformedBody, OutOfMemory
@@ -35,9 +36,14 @@ class Fault(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Setup(msgspec.Struct, array_like=True, frozen=True, tag="setup"):
-    """Parent to worker, once: the model (a `ModelConfiguration` in MessagePack) whose weights it will open."""
+    """Parent to worker, once: the model (a `ModelConfiguration` in MessagePack) whose weights it will open.
+
+    With a readout: its depth, size and number of outputs; its weights and intercept are the buffers of the body, so that every worker
+    has what was checked at the start, whatever becomes of the file.
+    """
 
     model: msgspec.Raw
+    readout: tuple[int, int, int] | None = None
 
 
 class Item(msgspec.Struct, array_like=True, frozen=True):
@@ -48,7 +54,7 @@ class Item(msgspec.Struct, array_like=True, frozen=True):
 
     id: int
     depth: int
-    summary: bool
+    output: Output
     tree: Any
     sizes: tuple[int, ...]
     seconds: float | None = None

@@ -26,6 +26,7 @@ from dtesn_sidecar.errors import OutOfMemory, WorkerLost
 
 if TYPE_CHECKING:
     from dtesn_api.spec import ModelConfiguration
+    from dtesn_sidecar.model.readout.value import OutputLayer
 
 NICE: Final = 5
 _PAUSES: Final = (0.0, 0.1, 0.5, 2.0, 5.0)  # seconds before a start, by the deaths since a run last succeeded
@@ -73,10 +74,11 @@ class ProcessPool:
         memory: MemoryBound | None = None,
         command: Sequence[str] = COMMAND,
         nice: int = NICE,
+        readout: OutputLayer | None = None,
     ) -> None:
         if workers < 1:
             raise ValueError(f"workers is {workers}, expected at least 1")
-        self._setup = Setup(msgspec.Raw(encode(model)))
+        self._setup = _setup(model, readout)
         self._folder_of = folder_of
         self._memory = memory or MemoryBound(model)
         self._command, self._nice = tuple(command), nice
@@ -176,7 +178,7 @@ class ProcessPool:
             nice=self._nice,
             command=self._command,
         )
-        place.child.send(self._setup)
+        place.child.send(*self._setup)
 
     def _lost(self, place: _Place, error: WorkerLost) -> None:
         place.deaths += 1
@@ -252,7 +254,7 @@ class ProcessPool:
             if not isinstance(job, Job):
                 raise TypeError(f"a worker computes Jobs, not {type(job).__name__}")
             header, parts = job.tree.pack()
-            items.append(Item(entry.id, job.depth, job.summary, header, tuple(len(part) for part in parts), entry.seconds))
+            items.append(Item(entry.id, job.depth, job.output, header, tuple(len(part) for part in parts), entry.seconds))
             buffers.extend(parts)
             layers, esn_size = max(layers, job.depth), job.esn_size
         return Run(number, esn_size, str(self._folder_of(esn_size)), layers, tuple(items)), buffers
@@ -292,6 +294,14 @@ class ProcessPool:
             if done.id in running.undecided:
                 running.undecided.discard(done.id)
                 running.finished(done.id, value)
+
+
+def _setup(model: ModelConfiguration, readout: OutputLayer | None) -> tuple[Setup, list[Bytes]]:
+    raw = msgspec.Raw(encode(model))
+    if readout is None:
+        return Setup(raw), []
+    arrays = [np.ascontiguousarray(array) for array in (readout.weights, readout.intercept)]
+    return Setup(raw, (readout.depth, readout.esn_size, len(readout.intercept))), [array.data.cast("B") for array in arrays]
 
 
 def _end_timer(running: _Running) -> None:

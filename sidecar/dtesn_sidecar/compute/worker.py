@@ -17,6 +17,7 @@ import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -45,6 +46,7 @@ from dtesn_sidecar.compute.messages import (
 
 if TYPE_CHECKING:
     from dtesn_sidecar.compute.drive import Finished, Reservoirs, Task
+    from dtesn_sidecar.model.readout.value import OutputLayer
 
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -111,6 +113,7 @@ class Worker:
     def __init__(self, link: Link) -> None:
         self._link = link
         self._reservoirs: Reservoirs | None = None
+        self._readout: OutputLayer | None = None
 
     def serve(self) -> None:
         """Answer one message after another. Raises ParentGone."""
@@ -123,7 +126,7 @@ class Worker:
                 case Call():
                     self._call(message, body)
                 case Setup():
-                    self._reservoirs = _reservoirs(message)
+                    self._reservoirs, self._readout = _reservoirs(message), _readout(message, body)
                 case Forget():
                     if self._reservoirs is not None:
                         self._reservoirs.forget(message.esn_size)
@@ -137,7 +140,8 @@ class Worker:
             if self._reservoirs is None:
                 raise RuntimeError("a run before the model is known")
             reservoir = self._reservoirs.get(run.esn_size, run.layers, Path(run.folder))
-            last, report = drive(reservoir, _tasks(run, body), self._link.dropped, lambda done: self._results(run.run, done), _peak_bytes)
+            emit = partial(self._results, run.run)
+            last, report = drive(reservoir, _tasks(run, body), self._link.dropped, emit, _peak_bytes, readout=self._readout)
         except ParentGone:
             raise
         except Exception as error:  # noqa: BLE001 - the batch failed as a whole: the parent is told, and decides
@@ -176,13 +180,23 @@ def _reservoirs(setup: Setup) -> Reservoirs:
     return Reservoirs(msgspec.msgpack.decode(setup.model, type=ModelConfiguration), select_backend("numpy"))
 
 
+def _readout(setup: Setup, body: memoryview) -> OutputLayer | None:
+    from dtesn_sidecar.model.readout.value import OutputLayer
+
+    if setup.readout is None:
+        return None
+    depth, esn_size, outputs = setup.readout
+    numbers = np.frombuffer(body, dtype=np.float64)
+    return OutputLayer(depth, esn_size, numbers[:-outputs].reshape(outputs, 2 * depth * esn_size), numbers[-outputs:])
+
+
 def _tasks(run: Run, body: memoryview) -> list[Task]:
     from dtesn_sidecar.compute.drive import Task
     from dtesn_sidecar.model.trees import Tree
 
     buffers = split(body, [size for item in run.items for size in item.sizes])
     return [
-        Task(item.id, Tree.unpack(item.tree, [next(buffers) for _ in item.sizes]), item.depth, item.summary, item.seconds)
+        Task(item.id, Tree.unpack(item.tree, [next(buffers) for _ in item.sizes]), item.depth, item.output, item.seconds)
         for item in run.items
     ]
 

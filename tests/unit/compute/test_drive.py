@@ -36,7 +36,7 @@ def slices_of_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def task(identity: int, text: str, depth: int = 3, *, summary: bool = False, seconds: float | None = None) -> Task:
-    return Task(identity, parse_input(text), depth, summary, seconds)
+    return Task(identity, parse_input(text), depth, "summary" if summary else "features", seconds)
 
 
 def run(reservoir: Reservoir, tasks: list[Task], dropped: Iterable[list[int]] = ()) -> tuple[list[Finished], Report]:
@@ -77,7 +77,7 @@ def test_a_run_whose_items_were_all_dropped_ends(reservoir: Reservoir) -> None:
 
 
 def test_an_item_that_cannot_be_computed_fails_alone(reservoir: Reservoir) -> None:
-    poison = Task(2, Tree("vector", np.array([[np.inf]])), 3, summary=False)
+    poison = Task(2, Tree("vector", np.array([[np.inf]])), 3, "features")
     told, report = run(reservoir, [task(1, "abc"), poison])
     results = dict(item for finished in told for item in finished)
     assert isinstance(results[2], ComputeFailed)

@@ -45,10 +45,10 @@ class Gate:
         self.began, self.open = threading.Event(), threading.Event()
         real = driving.drive
 
-        def drive(reservoir: Any, tasks: Any, dropped: Any, *rest: Any) -> Any:
+        def drive(reservoir: Any, tasks: Any, dropped: Any, *rest: Any, **options: Any) -> Any:
             self.began.set()
             self.open.wait(LONG)
-            return real(reservoir, tasks, lambda: dropped(), *rest)
+            return real(reservoir, tasks, lambda: dropped(), *rest, **options)
 
         monkeypatch.setattr(inline, "drive", drive)
 
@@ -79,7 +79,7 @@ async def test_sizes_do_not_mix(runner: ThreadRunner, model: ModelConfiguration)
 async def test_running_out_of_memory_fails_the_batch_as_such_and_the_thread_goes_on(
     runner: ThreadRunner, model: ModelConfiguration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_memory(*_: Any) -> Any:
+    def no_memory(*_: Any, **__: Any) -> Any:
         raise MemoryError
 
     with monkeypatch.context() as patch:
@@ -92,7 +92,7 @@ async def test_running_out_of_memory_fails_the_batch_as_such_and_the_thread_goes
 async def test_any_other_exception_fails_the_batch_with_its_text(
     runner: ThreadRunner, model: ModelConfiguration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: Any) -> Any:
+    def broken(*_: Any, **__: Any) -> Any:
         raise RuntimeError("the device fell off")
 
     monkeypatch.setattr(inline, "drive", broken)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from dtesn_api.bodies import BodyMalformed
 from dtesn_api.problems import SpecInvalid, problem
+from dtesn_api.wire import Output
 from dtesn_sidecar import errors
 from dtesn_sidecar.compute.messages import (
     Done,
@@ -63,13 +64,13 @@ def test_an_unexpected_exception_becomes_compute_failed_with_its_type_and_a_boun
     assert len(back.detail) <= 500
 
 
-@given(st.integers(0, 2**62), st.integers(1, 16), st.booleans())
-def test_messages_read_back_equal(identity: int, depth: int, summary: bool) -> None:
-    run = Run(1, 512, "/folder", depth, (Item(identity, depth, summary, ("byte", 3, 0, 1), (3,)),))
+@given(st.integers(0, 2**62), st.integers(1, 16), st.sampled_from(["summary", "features", "readout"]))
+def test_messages_read_back_equal(identity: int, depth: int, output: Output) -> None:
+    run = Run(1, 512, "/folder", depth, (Item(identity, depth, output, ("byte", 3, 0, 1), (3,)),))
     read = decode_in_child(encode(run))
     assert isinstance(read, Run)
     assert read.items[0].id == identity
-    assert (read.items[0].depth, read.items[0].summary, read.items[0].sizes) == (depth, summary, (3,))
+    assert (read.items[0].depth, read.items[0].output, read.items[0].sizes) == (depth, output, (3,))
     assert decode_in_child(encode(Drop((identity,)))) == Drop((identity,))
     results = Results(1, (Done(identity, (depth, 2, 512)), Done(2, None, Fault("internal", "no"))), (8,), Report(0.1, 5, 5, 1, True, 0, 9))
     assert decode_in_parent(encode(results)) == results
