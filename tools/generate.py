@@ -1,4 +1,4 @@
-"""Writes every generated file from `dtesn_api`; `--check` writes nothing and fails where one differs.
+"""Writes every generated file from the code; `--check` writes nothing and fails where one differs.
 
 A generator is a function to the text of one file, in the table below.
 """
@@ -11,12 +11,14 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from metrics_page import metrics_reference
 from reference import configuration_reference
 
 ROOT = Path(__file__).resolve().parent.parent
 
 GENERATORS: Mapping[str, Callable[[], str]] = {
     "docs/configuration.md": configuration_reference,
+    "docs/metrics.md": metrics_reference,
 }
 
 

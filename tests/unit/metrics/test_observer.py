@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ from dtesn_sidecar.batching.protocols import BatchDone, BatchObserver, Bisected,
 from dtesn_sidecar.load import NoData, Reading
 from dtesn_sidecar.load.readings import SourceState
 from dtesn_sidecar.metrics import Gauges, Metrics
+from dtesn_sidecar.metrics.observer import prefers_openmetrics
 
 SNAPSHOT = SimpleNamespace(
     limit=8,
@@ -25,6 +27,7 @@ SNAPSHOT = SimpleNamespace(
     device_efficiency=None,
     throughput_improvement=None,
     breaker="half_open",
+    workers=2,
 )
 BATCH = BatchDone(
     worker=1,
@@ -110,8 +113,6 @@ def test_a_batch_is_counted_with_its_items_and_places(metrics: Metrics) -> None:
 
 
 def test_a_direct_run_has_no_places(metrics: Metrics) -> None:
-    import dataclasses
-
     metrics.batch_done(dataclasses.replace(BATCH, places=0, slices=0, predicted_minus_actual_wait=None))
     found = samples(metrics)
     assert found["dtesn_batch_items_total"] == found["dtesn_batch_places_total"] == found["dtesn_slice_seconds_count"] == 0
@@ -180,3 +181,44 @@ def test_what_stands_beside_utilisation_is_published_and_absent_where_not_measur
     assert found["dtesn_baseline_age_seconds"] == 2.5
     assert found["dtesn_batch_fill_ratio"] == 0.25
     assert "dtesn_device_efficiency_ratio" not in found
+
+
+def test_every_worker_is_there_before_it_has_computed(metrics: Metrics, world: World) -> None:
+    metrics.batch_done(BATCH)
+    world.snapshot = SNAPSHOT
+    found = samples(metrics)
+    assert {name: value for name, value in found.items() if name.startswith("dtesn_worker_busy")} == {
+        "dtesn_worker_busy_seconds_total{worker=0}": 0.0,
+        "dtesn_worker_busy_seconds_total{worker=1}": pytest.approx(0.2),
+    }
+
+
+def test_a_reason_that_nobody_foresaw_is_counted_as_other(metrics: Metrics) -> None:
+    for reason in ("mine", "mine too"):
+        metrics.batch_done(dataclasses.replace(BATCH, closed_by=reason))
+    found = samples(metrics)
+    assert found["dtesn_batches_total{closed_by=other}"] == 2
+    assert not any("mine" in name for name in found)
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        ("", False),
+        ("*/*", False),
+        ("text/plain", False),
+        ("application/openmetrics-text", True),
+        ("application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;q=0.5,*/*;q=0.1", True),
+        ("application/openmetrics-text;q=0.5,text/plain;version=0.0.4;q=0.6", False),
+        ("application/openmetrics-text;q=0", False),
+        ("Application/OpenMetrics-Text; version=1.0.0; Q=0.4", True),
+        ("application/openmetrics-text; version=nonsense; q=nonsense", True),
+    ],
+)
+def test_the_format_is_the_one_that_is_preferred_and_nothing_in_the_header_is_an_error(
+    metrics: Metrics, accept: str, expected: bool
+) -> None:
+    assert prefers_openmetrics(accept) is expected
+    body, content_type = metrics.exposition(accept)
+    assert content_type.startswith("application/openmetrics-text" if expected else "text/plain")
+    assert body.endswith(b"# EOF\n") is expected
