@@ -1,4 +1,8 @@
-"""Capacity: the highest open-loop rate with p99 below 250 ms and no refusals. And the saturated throughput, its first guess."""
+"""Capacity: the highest open-loop rate with p99 below 250 ms and no refusals. And the saturated throughput, its yardstick.
+
+A shared machine changes its speed within a minute. So capacity is sought as a share of the saturated throughput that is measured
+just before each probe, and whoever needs a rate takes that share of a fresh measurement.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from dataclasses import dataclass
 from bench.drive import Sidecar
 from bench.plans import Outcome, Plan
 from bench.section import Bench
-from bench.stats import Search
+from bench.stats import Search, median_interval
 
 P99_BOUND_MS = 250.0
 RESOLUTION = 0.03
@@ -24,12 +28,13 @@ class Probe:
     p50_ms: float
     answered: float
     held: bool
+    share: float  # of the saturated throughput just before
 
 
 async def saturated(bench: Bench, server: Sidecar, *, batching: bool, seconds: float = 6.0) -> float:
     """Answers per second with as many closed-loop clients as the server can use."""
     plan = Plan(
-        port=server.port, clients=CLIENTS, seconds=bench.span(seconds, 2), warm_up=bench.span(3, 1), batching=batching, timeout=30.0
+        port=server.port, clients=CLIENTS, seconds=bench.span(seconds, 2), warm_up=bench.span(2, 1), batching=batching, timeout=30.0
     )
     return (await bench.run(plan)).rate
 
@@ -39,19 +44,32 @@ def held(outcome: Outcome) -> bool:
     return set(outcome.statuses) <= {"200"} and outcome.hung == 0 and outcome.p99_ms < P99_BOUND_MS
 
 
-async def capacity(bench: Bench, server: Sidecar, *, batching: bool) -> tuple[float, list[Probe]]:
-    """The capacity and every rate tried. A rate that fails is tried once more: one hiccup of the machine is not the server's."""
-    guess = await saturated(bench, server, batching=batching, seconds=4.0)
+@dataclass(frozen=True)
+class Capacity:
+    """What was found: capacity as a share of the saturated throughput, that throughput (median), and the rates tried."""
+
+    share: float
+    saturated: float
+    probes: list[Probe]
+
+    @property
+    def rate(self) -> float:
+        """Requests per second."""
+        return self.share * self.saturated
+
+
+async def capacity(bench: Bench, server: Sidecar, *, batching: bool) -> Capacity:
+    """Search for it. A rate that fails is tried once more: one hiccup of the machine is not the server's."""
     search = Search(0.0, math.inf)
     probes: list[Probe] = []
-    while (rate := search.next_rate(0.85 * guess, bench.span(RESOLUTION, 0.15))) is not None:
-        if len(probes) >= 16:
-            break
-        bench.at(f"{'batched' if batching else 'direct'}, {rate:.0f}/s")
+    speeds: list[float] = []
+    while (share := search.next_rate(0.85, bench.span(RESOLUTION, 0.15))) is not None and len(probes) < 16:
         for attempt in range(2):
+            bench.at(f"{'batched' if batching else 'direct'}, {share:.0%} of saturated")
+            speeds.append(await saturated(bench, server, batching=batching, seconds=3.0))
             plan = Plan(
                 port=server.port,
-                rate=rate,
+                rate=max(1.0, share * speeds[-1]),
                 seconds=bench.span(8, 2),
                 warm_up=bench.span(2, 1),
                 batching=batching,
@@ -62,6 +80,6 @@ async def capacity(bench: Bench, server: Sidecar, *, batching: bool) -> tuple[fl
             good = held(outcome)
             if good:
                 break
-        probes.append(Probe(rate, outcome.p99_ms, outcome.p50_ms, outcome.rate, good))
-        search = search.after(rate, good)
-    return search.good, probes
+        probes.append(Probe(share * speeds[-1], outcome.p99_ms, outcome.p50_ms, outcome.rate, good, share))
+        search = search.after(share, good)
+    return Capacity(search.good, median_interval(speeds).median, probes)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import asdict
 
-from bench.capacity import CLIENTS, P99_BOUND_MS, Probe, capacity, saturated
+from bench.capacity import CLIENTS, P99_BOUND_MS, Capacity, capacity, saturated
 from bench.drive import Sidecar, sidecar
 from bench.plans import Outcome, Plan
 from bench.results import Curves, Part, Table, Target, figure, load_part
@@ -60,7 +60,7 @@ async def throughput(bench: Bench) -> Part:
 
 async def both_capacities(bench: Bench) -> Part:
     """Capacity of each side, and p99 over the rate on the way there."""
-    found: dict[str, tuple[float, list[Probe]]] = {}
+    found: dict[str, Capacity] = {}
     async with sidecar() as server:
         await settle(bench, server)
         for batching in (False, True):
@@ -69,59 +69,61 @@ async def both_capacities(bench: Bench) -> Part:
         (
             side,
             f"{probe.rate:.0f}/s",
+            f"{probe.share:.0%}",
             f"{probe.answered:.0f}/s",
             figure(probe.p50_ms, "ms"),
             figure(probe.p99_ms, "ms"),
             "yes" if probe.held else "no",
         )
-        for side, (_, probes) in found.items()
-        for probe in sorted(probes, key=lambda probe: probe.rate)
+        for side, best in found.items()
+        for probe in sorted(best.probes, key=lambda probe: probe.share)
     ]
-    rows += [(f"[bold]{side}: capacity", f"[bold]{best:.0f}/s", "", "", "", "") for side, (best, _) in found.items()]
-    lines = {side: sorted((probe.rate, probe.p99_ms) for probe in probes) for side, (_, probes) in found.items()}
+    rows += [(f"[bold]{side}: capacity", f"[bold]{best.rate:.0f}/s", f"{best.share:.0%}", "", "", "", "") for side, best in found.items()]
+    lines = {side: sorted((probe.share * best.saturated, probe.p99_ms) for probe in best.probes) for side, best in found.items()}
     return Part(
         "capacity",
         0,
         tables=[
             Table(
                 f"open loop: capacity = highest rate with p99 < {P99_BOUND_MS:.0f} ms and no refusals",
-                ("", "offered", "answered", "p50", "p99", "held"),
+                ("", "offered", "of saturated", "answered", "p50", "p99", "held"),
                 rows,
             )
         ],
         curves=[Curves("capacity", "Latency over offered load", "offered requests/s", "p99, ms", lines, bound=P99_BOUND_MS, log_y=True)],
-        data={side: {"capacity": best, "probes": [asdict(probe) for probe in probes]} for side, (best, probes) in found.items()},
+        data={side: {"capacity": best.rate, **asdict(best)} for side, best in found.items()},
     )
 
 
-async def known_capacities(bench: Bench, server: Sidecar) -> dict[bool, float]:
-    """Both capacities as the part `capacity` left them, or measured now."""
+async def known_shares(bench: Bench, server: Sidecar) -> dict[bool, float]:
+    """Both capacities as shares of the saturated throughput: as the part `capacity` left them, or measured now."""
     known = load_part("http", "capacity")
     if known is not None and known["quick"] == bench.quick:
-        return {batching: known["data"][SIDES[batching]]["capacity"] for batching in (False, True)}
-    return {batching: (await capacity(bench, server, batching=batching))[0] for batching in (False, True)}
+        return {batching: known["data"][SIDES[batching]]["share"] for batching in (False, True)}
+    return {batching: (await capacity(bench, server, batching=batching)).share for batching in (False, True)}
 
 
 async def added_latency(bench: Bench) -> Part:
     """p99 of batched requests at 70 % of their capacity, less that of direct ones at 70 % of theirs."""
     p99: dict[bool, list[float]] = {False: [], True: []}
     p50: dict[bool, list[float]] = {False: [], True: []}
+    rates: dict[bool, list[float]] = {False: [], True: []}
     async with sidecar() as server:
         await settle(bench, server)
-        best = await known_capacities(bench, server)
+        shares = await known_shares(bench, server)
         for block, batching in abba(bench.blocks()):
             bench.at(f"block {block + 1}, {SIDES[batching]}")
-            plan = Plan(
-                port=server.port, rate=max(1.0, 0.7 * best[batching]), seconds=bench.span(7, 2), batching=batching, timeout=30.0, seed=block
-            )
+            rate = max(1.0, 0.7 * shares[batching] * await saturated(bench, server, batching=batching, seconds=3.0))
+            plan = Plan(port=server.port, rate=rate, seconds=bench.span(7, 2), batching=batching, timeout=30.0, seed=block)
             outcome = await bench.run(plan)
+            rates[batching].append(rate)
             p99[batching].append(outcome.p99_ms)
             p50[batching].append(outcome.p50_ms)
     added = median_interval([b - a for a, b in zip(p99[False], p99[True], strict=True)])
     rows = [
         (
             SIDES[side],
-            f"{0.7 * best[side]:.0f}/s",
+            f"{median_interval(rates[side]).median:.0f}/s",
             figure(median_interval(p50[side]).median, "ms"),
             figure(median_interval(p99[side]).median, "ms"),
         )
@@ -132,7 +134,11 @@ async def added_latency(bench: Bench) -> Part:
         0,
         [Target.of("added p99: batched at 70 % of its capacity, direct at 70 % of direct's", added, 100, 30, better="lower", unit="ms")],
         [Table("open loop at 70 % of the own capacity", ("", "rate", "p50", "p99"), rows)],
-        data={"capacity": {SIDES[side]: best[side] for side in best}, "p99": {SIDES[side]: p99[side] for side in p99}},
+        data={
+            "capacity_share": {SIDES[side]: shares[side] for side in shares},
+            "rate": {SIDES[side]: rates[side] for side in rates},
+            "p99": {SIDES[side]: p99[side] for side in p99},
+        },
     )
 
 
@@ -178,15 +184,19 @@ async def utilisation(bench: Bench) -> Part:
     targets, rows, data = [], [], {}
     async with sidecar() as server:
         await settle(bench, server)
-        best = await saturated(bench, server, batching=True)
         for share in (0.5, 0.7):
             used: list[float] = []
+            speeds: list[float] = []
             p99: dict[bool, list[float]] = {False: [], True: []}
             for block, ours in abba(bench.blocks()):
+                if len(speeds) == block:
+                    bench.at(f"{share:.0%}, block {block + 1}, saturated")
+                    await server.reconfigure(strategy="load_aware")
+                    speeds.append(await saturated(bench, server, batching=True, seconds=3.0))
                 strategy = "load_aware" if ours else "just_in_time"
                 bench.at(f"{share:.0%}, block {block + 1}, {strategy}")
                 await server.reconfigure(strategy=strategy)
-                plan = Plan(port=server.port, rate=share * best, seconds=bench.span(6, 2), timeout=30.0, seed=block)
+                plan = Plan(port=server.port, rate=share * speeds[block], seconds=bench.span(6, 2), timeout=30.0, seed=block)
                 outcome, items, places = await stretch(bench, server, plan)
                 p99[ours].append(outcome.p99_ms)
                 if ours:
@@ -198,18 +208,31 @@ async def utilisation(bench: Bench) -> Part:
                 Target.of(f"p99 at {share:.0%}, load_aware over just_in_time", ratio, 1.15, 1.0, better="lower"),
             ]
             ours_ms, theirs_ms = (median_interval(p99[side]).median for side in (True, False))
-            rows.append((f"{share:.0%}", f"{share * best:.0f}/s", figure(full.median, "%"), figure(ours_ms, "ms"), figure(theirs_ms, "ms")))
-            data[f"{share:.0%}"] = {"utilisation": used, "load_aware_p99_ms": p99[True], "just_in_time_p99_ms": p99[False]}
+            rows.append(
+                (
+                    f"{share:.0%}",
+                    f"{share * median_interval(speeds).median:.0f}/s",
+                    figure(full.median, "%"),
+                    figure(ours_ms, "ms"),
+                    figure(theirs_ms, "ms"),
+                )
+            )
+            data[f"{share:.0%}"] = {
+                "saturated": speeds,
+                "utilisation": used,
+                "load_aware_p99_ms": p99[True],
+                "just_in_time_p99_ms": p99[False],
+            }
     columns = ("of saturated", "rate", "utilisation", "p99 load_aware", "p99 just_in_time")
-    return Part("utilisation", 0, targets, [Table("batch utilisation = items / places", columns, rows)], data={"saturated": best, **data})
+    return Part("utilisation", 0, targets, [Table("batch utilisation = items / places", columns, rows)], data=data)
 
 
 PARTS = {
     "throughput": (throughput, "about 2.5 minutes"),
-    "capacity": (both_capacities, "about 3.5 minutes"),
-    "latency": (added_latency, "about 3 minutes (and 3 more where `capacity` was not measured before)"),
+    "capacity": (both_capacities, "about 4 minutes"),
+    "latency": (added_latency, "about 4.5 minutes (and 4 more where `capacity` was not measured before)"),
     "lone": (lone_client, "about 2 minutes"),
-    "utilisation": (utilisation, "about 5.5 minutes"),
+    "utilisation": (utilisation, "about 7 minutes"),
 }
 
 if __name__ == "__main__":
