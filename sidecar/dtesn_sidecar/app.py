@@ -27,6 +27,7 @@ from dtesn_api.wire import ConfigResponse
 from dtesn_sidecar import cgroup, runfile
 from dtesn_sidecar.config import Configuration, adopt, changes, watch
 from dtesn_sidecar.health import Gate, Phase
+from dtesn_sidecar.listening import stop_listening
 from dtesn_sidecar.load.providers import Inputs, sources
 from dtesn_sidecar.load.tracker import ServerLoadTracker
 from dtesn_sidecar.logs import AccessLog
@@ -43,6 +44,7 @@ log = logging.getLogger(__name__)
 
 _BACKLOG: Final = 1024
 _CLOSE_SECONDS: Final = 10.0  # for answers that are still on their way to slow readers
+_FAREWELL_SECONDS: Final = 1.0  # for clients to close the connections that they were told are done with
 _FOLLOW_AGAIN_SECONDS: Final = 5.0
 _SECTIONS: Final = ("dynamicBatching", "model", "backend", "batching", "load", "sidecar")
 _OPERATORS: Final = ("resources", "env")  # of `sidecar`; values of env may be secret
@@ -126,6 +128,9 @@ class Sidecar:
                     _say(announce, f"ready: {self._processor.backend}, {self._processor.workers} workers")
                     await self._ending.wait()
                     await self._drain(listener)
+                else:
+                    await stop_listening(listener)
+                await edge.dismiss(server, _FAREWELL_SECONDS)
             finally:
                 listener.close()
                 if runs is not None:
@@ -178,7 +183,7 @@ class Sidecar:
         spec = self._running.spec
         if not self._skip_delay:
             await asyncio.sleep(spec.sidecar.drain_delay_seconds)
-        listener.close()
+        await stop_listening(listener)
         self._gate.phase = Phase.CLOSED
         self._processor.reconfigure(replace(spec.batching, min_batch_wait_ms=0.0, max_batch_wait_ms=0.0))  # windows close at once
         longest = spec.batching.max_timeout + BODY_SECONDS

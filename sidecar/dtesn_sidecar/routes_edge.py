@@ -19,6 +19,7 @@ from aiohttp import web
 from aiohttp.web_request import BaseRequest
 
 from dtesn_api.names import HEADER_REQUEST_ID, HEADER_SERVER_TIMING, HEADER_TRACEPARENT, MEDIA_PROBLEM
+from dtesn_sidecar.errors import Draining
 from dtesn_sidecar.health import Gate, Phase
 from dtesn_sidecar.logs import AccessLog, timestamp
 from dtesn_sidecar.problems import HTTP_CODES, HttpError, answer_for, encoded
@@ -45,6 +46,8 @@ CONNECTION: Final[dict[str, Any]] = {
     "auto_decompress": False,  # a compressed body is refused: its size would be unknown
     "access_log": None,
 }
+
+_DISMISS_AGAIN_SECONDS: Final = 0.02  # until then a connection at a request, or just made, may wait for the next
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@~-]{1,128}")
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
@@ -141,6 +144,36 @@ class Edge:
         """The protocol of a new connection."""
         return _Connection(self, server, loop=loop, **CONNECTION)
 
+    async def dismiss(self, server: web.Server, seconds: float) -> None:
+        """Answer every idle connection that it is over, and return once the clients have closed them, or after so many seconds.
+
+        A request may be on its way while an idle connection is closed, and would be lost without an answer. So its answer
+        is sent in advance, and the connection is read from until the client has closed it.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        while (open_ := server.connections) and loop.time() < until:
+            for connection in open_:
+                if isinstance(connection, _Connection):
+                    connection.dismiss(self._farewell)
+            await asyncio.sleep(_DISMISS_AGAIN_SECONDS)
+
+    def _farewell(self) -> bytes:
+        request_id = next(_new_id)
+        answer = answer_for(Draining("the server is shutting down", retry_after=1.0), request_id)
+        body = encoded(answer)
+        headers = {
+            **answer.headers,
+            "Content-Type": MEDIA_PROBLEM,
+            "Content-Length": str(len(body)),
+            "Server": SERVER,
+            HEADER_REQUEST_ID: request_id,
+            HEADER_SERVER_TIMING: server_timing(0.0, None),
+            "Connection": "close",
+        }
+        head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        return f"HTTP/1.1 503 Service Unavailable\r\n{head}\r\n".encode() + body
+
     def outside(self, request: BaseRequest, error: BaseException, route: str) -> web.Response:
         """The answer to what never reaches a handler, or fails outside of it."""
         visit = Visit(request, time.monotonic())
@@ -206,6 +239,15 @@ class _Connection(web.RequestHandler):
     def __init__(self, edge: Edge, server: web.Server, **settings: Any) -> None:
         super().__init__(server, **settings)
         self._edge = edge
+
+    def dismiss(self, farewell: Callable[[], bytes]) -> None:
+        """Where it waits for a request, send this instead, and nothing after it."""
+        waiter, transport = self._waiter, self.transport
+        if waiter is None or waiter.done() or transport is None or transport.is_closing():
+            return  # it is at a request, it was dismissed before, or it is gone
+        self.close()  # what comes from now on is read and ignored
+        transport.write(farewell())
+        transport.write_eof()
 
     def handle_error(
         self, request: BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
