@@ -77,7 +77,8 @@ def _section(cls: type[S], raw: object, path: str, found: list[Problem], *, cros
         found.append(problem(path or "the body", raw, "an object"))
         return None
     known = {field.wire: field for field in fields(cls)}
-    found += _unknown(path, [key for key in raw if key not in known], tuple(known))
+    if cls.__struct_config__.forbid_unknown_fields:
+        found += _unknown(path, [key for key in raw if key not in known], tuple(known))
     values: dict[str, Any] = {}
     bad: set[str] = set()
     for wire, field in known.items():

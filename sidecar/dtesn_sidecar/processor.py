@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from dtesn_sidecar.batching.performance import PerformanceCalculator
     from dtesn_sidecar.batching.protocols import BatchObserver, Work
     from dtesn_sidecar.batching.strategies import BatchStrategy
+    from dtesn_sidecar.compute.helper import Helper
     from dtesn_sidecar.load.tracker import ServerLoadTracker
     from dtesn_sidecar.model.backend import BackendName
     from dtesn_sidecar.model.readout.value import Readout
@@ -189,6 +190,11 @@ class DTESNProcessor:
     def worker_pids(self) -> list[int]:
         """Process ids of the workers that are alive; empty where compute runs in this process."""
         return self._engine.pids
+
+    @property
+    def helper(self) -> Helper:
+        """The process for decoding and encoding that must not stall the event loop."""
+        return self._engine.helper
 
     @property
     def model_bytes(self) -> int:

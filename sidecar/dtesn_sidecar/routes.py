@@ -17,6 +17,8 @@ from dtesn_api.names import MEDIA_JSON
 from dtesn_api.wire import BatchProcessRequest, ConfigResponse, DirectRequest, HealthResponse, ProcessRequest, ProcessResponse
 from dtesn_sidecar.errors import Unavailable
 from dtesn_sidecar.health import STARTING, Gate, liveness, readiness
+from dtesn_sidecar.oip.routes import add_routes
+from dtesn_sidecar.oip.server import Inference
 from dtesn_sidecar.openapi import document as openapi_document
 from dtesn_sidecar.routes_body import expect, json_body
 from dtesn_sidecar.routes_bulk import accepts_ndjson, document, stream
@@ -64,6 +66,7 @@ def application(parts: Parts) -> web.Application:
         app.router.add_post(path, handler, expect_handler=expect)
     for path, handler in gets.items():
         app.router.add_get(path, handler)
+    add_routes(app, Inference(parts.processor, parts.gate, parts.snapshot, parts.max_body_bytes))
     return app
 
 

@@ -22,6 +22,11 @@ async def json_body(request: web.Request, at_most: int) -> bytes:
     HttpError 408 where it does not arrive within `BODY_SECONDS`.
     """
     _check_type(request.headers)
+    return await body_bytes(request, at_most)
+
+
+async def body_bytes(request: web.Request, at_most: int) -> bytes:
+    """The body's bytes, whatever they are. Raises as `json_body`, except for their type."""
     if (length := request.content_length) is not None and length > at_most:
         raise _too_large(length, at_most)
     content = request.content
@@ -48,6 +53,17 @@ async def expect(request: web.Request) -> None:
         _check_type(request.headers)
     except UnsupportedMediaType:
         return  # as the handler will say, without the body
+    await _go_on(request)
+
+
+async def expect_any(request: web.Request) -> None:
+    """As `expect`, for a body of any type."""
+    if request.headers.get("Expect", "").lower() != "100-continue":
+        raise web.HTTPExpectationFailed
+    await _go_on(request)
+
+
+async def _go_on(request: web.Request) -> None:
     if request.content_length is None or request.content_length <= request.client_max_size:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # it is no part of the response

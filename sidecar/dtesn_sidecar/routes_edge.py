@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import web
 from aiohttp.web_request import BaseRequest
 
-from dtesn_api.names import HEADER_REQUEST_ID, HEADER_SERVER_TIMING, HEADER_TRACEPARENT, MEDIA_PROBLEM
+from dtesn_api.names import HEADER_REQUEST_ID, HEADER_SERVER_TIMING, HEADER_TRACEPARENT, MEDIA_JSON, MEDIA_PROBLEM
 from dtesn_sidecar.errors import Draining
 from dtesn_sidecar.health import Gate, Phase
 from dtesn_sidecar.logs import AccessLog, timestamp
+from dtesn_sidecar.oip import errors as oip
 from dtesn_sidecar.problems import HTTP_CODES, HttpError, answer_for, encoded
 
 if TYPE_CHECKING:
@@ -195,11 +196,13 @@ class Edge:
             allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
             error = HttpError(error.status if error.status in HTTP_CODES else 500, headers=allow)
         answer = answer_for(error, visit.request_id)
-        status = answer.document.status
+        status, body, media = answer.document.status, encoded(answer), MEDIA_PROBLEM
+        if oip.speaks(request.path):
+            status, body, media = oip.status_of(status), oip.encoded(answer), MEDIA_JSON
         visit.code = answer.document.code
         if status == 500 or visit.code == "internal":
             log.error("request %s failed: %s", visit.request_id, type(error).__name__, exc_info=error)
-        response = web.Response(status=status, body=encoded(answer), headers={**answer.headers, "Content-Type": MEDIA_PROBLEM})
+        response = web.Response(status=status, body=body, headers={**answer.headers, "Content-Type": media})
         if not request.content.is_eof():
             response.force_close()  # what is left of the body is not worth reading
         return response
