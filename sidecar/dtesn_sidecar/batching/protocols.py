@@ -48,7 +48,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
-    """What one run of a batch took. `complete`: every entry was computed (incomplete runs are no samples)."""
+    """What one run of a batch took. `complete`: every entry was computed (incomplete runs are no samples).
+
+    `cpu_seconds`: of the `seconds`, those that the worker had a core (None: not known, or not what limits it, as on a GPU).
+    """
 
     seconds: float
     nodes: int
@@ -58,6 +61,7 @@ class RunReport:
     slices: int = 1
     peak_bytes: int = 0
     nodes_dropped: int = 0
+    cpu_seconds: float | None = None
 
 
 class BatchRunner(Protocol):

@@ -84,14 +84,16 @@ def drive(
     clock: Callable[[], float] = time.perf_counter,
     *,
     readout: OutputLayer | None = None,
+    cpu_clock: Callable[[], float] | None = None,
 ) -> tuple[Finished, Report]:
     """Compute the tasks slice by slice; returns the results of the last slice and the report.
 
     `readout` makes the values of tasks whose output it is. `dropped` gives the ids that left since the last look (it may
     raise to abandon the run), `emit` takes what a slice finished before the last one. A task's own failure is its result;
     any exception raised is the run's. A task that can no longer end within its `seconds`, as predicted between two slices,
-    is left out: DeadlineExceeded.
+    is left out: DeadlineExceeded. `cpu_clock` counts the CPU seconds of whoever computes (None: they are not reported).
     """
+    cpu_began = cpu_clock() if cpu_clock is not None else 0.0
     began = clock()
     by_id: Mapping[int, Task] = {task.id: task for task in tasks}
     waiting = set(by_id)
@@ -116,14 +118,17 @@ def drive(
         last = late + [(result.id, _wanted(by_id[result.id], result.features, readout)) for result in run.advance(SLICE_SECONDS)]
         waiting.difference_update(identity for identity, _ in last)
         slices += 1
+    seconds = clock() - began
+    cpu_seconds = cpu_clock() - cpu_began if cpu_clock is not None else None
     report = Report(
-        seconds=clock() - began,
+        seconds=seconds,
         nodes=run.nodes_done,
         levels=run.levels_done,
         slices=slices,
         complete=not gone,
         nodes_dropped=gone,
         peak_bytes=peak_bytes(),
+        cpu_seconds=cpu_seconds,
     )
     return last, report
 

@@ -113,6 +113,7 @@ class Report(msgspec.Struct, array_like=True, frozen=True):
     complete: bool
     nodes_dropped: int
     peak_bytes: int
+    cpu_seconds: float | None = None
 
 
 class Results(msgspec.Struct, array_like=True, frozen=True, tag="results"):
@@ -153,6 +154,7 @@ def run_report(report: Report, worker: int) -> RunReport:
         slices=report.slices,
         peak_bytes=report.peak_bytes,
         nodes_dropped=report.nodes_dropped,
+        cpu_seconds=report.cpu_seconds,
     )
 
 

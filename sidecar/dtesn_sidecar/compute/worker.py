@@ -15,6 +15,7 @@ import os
 import select
 import signal
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -141,7 +142,8 @@ class Worker:
                 raise RuntimeError("a run before the model is known")
             reservoir = self._reservoirs.get(run.esn_size, run.layers, Path(run.folder))
             emit = partial(self._results, run.run)
-            last, report = drive(reservoir, _tasks(run, body), self._link.dropped, emit, _peak_bytes, readout=self._readout)
+            tasks, dropped = _tasks(run, body), self._link.dropped
+            last, report = drive(reservoir, tasks, dropped, emit, _peak_bytes, readout=self._readout, cpu_clock=time.process_time)
         except ParentGone:
             raise
         except Exception as error:  # noqa: BLE001 - the batch failed as a whole: the parent is told, and decides

@@ -161,3 +161,10 @@ def test_a_worker_whose_very_first_slices_the_machine_interrupted_condemns_nobod
     last, report = drive(reservoir, [task(1, "ab" * 100, seconds=10.0)], list, told.append, lambda: 7, clock)
     assert [type(value) for finished in [*told, last] for _, value in finished] == [np.ndarray]
     assert report.complete
+
+
+def test_the_cpu_seconds_are_those_between_start_and_end_of_the_run_or_not_told_at_all(reservoir: Reservoir) -> None:
+    looks = iter([100.0, 100.25])
+    _, report = drive(reservoir, [task(1, "ab")], list, lambda done: None, lambda: 7, cpu_clock=lambda: next(looks))
+    assert report.cpu_seconds == 0.25
+    assert run(reservoir, [task(1, "ab")])[1].cpu_seconds is None
