@@ -19,7 +19,7 @@ RATE_TOLERANCE = 0.05
 
 HEADROOM = 0.85
 
-MARGINS = ((0.25, 2.5), (0.4, 0.3), (0.75, 0.3), (0.88, 2.5))
+MARGINS = ((0.25, 2.5), (0.33, 0.3), (0.75, 0.3), (0.88, 2.5))
 
 
 def gain(load: float | None, *, low: float, high: float, factor: float) -> float:
