@@ -56,14 +56,17 @@ class Core:
         self._backlog_limit = 1
         self._backlog_at = -math.inf
         self._smoothed = self._unsmoothed(now)
+        self._settled = False
+        self._settled = False
 
     # -- configuration -------------------------------------------------------------------------------------------
 
     def reconfigure(self, config: BatchConfiguration) -> None:
         """Swap the configuration in; the queue, the costs and the breakers' states stay."""
         aging = self.config.aging_ms
-        self.config = self._within_budget(config)
+        self.config, before = self._within_budget(config), self.strategy.name
         self.strategy = make_strategy(self._own_strategy if self._own_strategy is not None else config.strategy)
+        self._settled = self._settled and self.strategy.name == before
         self.circuits.configure(config)
         self._backlog_at = -math.inf
         if config.aging_ms != aging:
@@ -77,6 +80,7 @@ class Core:
         self.strategy = make_strategy("fixed")
         self._backlog_at = -math.inf
         self._smoothed = self._unsmoothed(now)
+        self._settled = False
 
     def _unsmoothed(self, now: float) -> Smoothed:
         window = math.sqrt(self.config.min_batch_wait_ms * self.config.max_batch_wait_ms) / 1000.0
@@ -154,7 +158,11 @@ class Core:
             predicted_wait=wait,
             stable=stable_size(self.rate(), fixed=fixed, marginal=marginal, largest=largest),
         )
-        self._smoothed.advance(self.strategy.size(view), config.adaptation_rate, now)
+        aim = self.strategy.size(view)
+        if not self._settled and not aim.by_forecast:  # of target and longest wait there is nothing to smooth
+            self._smoothed = Smoothed(aim, now)
+        self._settled = True
+        self._smoothed.advance(aim, config.adaptation_rate, now)
         if now - self._backlog_at >= TICK:
             self._backlog_at = now
             self._backlog_limit = round(self.strategy.size(msgspec.structs.replace(view, predicted_wait=math.inf)).floor)

@@ -6,6 +6,7 @@ import asyncio
 import math
 from typing import Any
 
+import msgspec
 import pytest
 from tests.unit.batching.wiring_support import Ask, Runner, ask, asking, managed, teach
 
@@ -35,6 +36,24 @@ async def test_fixed_looks_at_no_load() -> None:
         await asyncio.sleep(60)
         shown = manager.snapshot()
     assert (shown.limit, shown.wait_ms) == (10, pytest.approx(36.0))
+
+
+async def test_fixed_waits_its_longest_from_the_very_first_request() -> None:
+    runner = Runner(fixed=0.1)
+    async with managed(runner, min_batch_wait_ms=5, max_batch_wait_ms=5000, strategy="fixed") as manager:
+        assert (await ask(manager, Ask())).seconds == pytest.approx(5.1, abs=0.01)
+
+
+async def test_fixed_holds_at_once_where_it_replaces_another_strategy() -> None:
+    runner = Runner(fixed=0.1)
+    async with managed(runner, min_batch_wait_ms=5, max_batch_wait_ms=5000) as manager:
+        await ask(manager, Ask(), timeout=60)
+        await asyncio.sleep(10)
+        manager.reconfigure(msgspec.structs.replace(manager.config, strategy="fixed", target_batch_size=3))
+        first = asking(manager, Ask(), timeout=60)
+        await asyncio.sleep(4)
+        assert not first.done()
+        assert (await first).seconds == pytest.approx(5.1, abs=0.01)
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.1, 0.5])
