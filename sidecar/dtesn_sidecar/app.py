@@ -36,6 +36,7 @@ from dtesn_sidecar.processor import DTESNProcessor
 from dtesn_sidecar.routes import Parts, application
 from dtesn_sidecar.routes_body import BODY_SECONDS
 from dtesn_sidecar.routes_edge import CONNECTION, Edge
+from dtesn_sidecar.traces import both, traces_for
 
 if TYPE_CHECKING:
     from dtesn_sidecar.batching.snapshot import ManagerSnapshot
@@ -74,6 +75,7 @@ class Sidecar:
         self._ending = asyncio.Event()
         self._skip_delay = False
         spec = configuration.spec
+        self._traces = traces_for(environ)
         self._tracker = ServerLoadTracker()
         self._metrics = Metrics(
             spec.model.name,
@@ -91,7 +93,7 @@ class Sidecar:
             self._tracker,
             workers=None,
             backend=spec.backend,
-            observer=self._metrics,
+            observer=self._metrics if self._traces is None else both(self._metrics, self._traces),
         )
         self._configure_load()
 
@@ -105,7 +107,7 @@ class Sidecar:
         loop = asyncio.get_running_loop()
         spec = self._running.spec
         access = AccessLog(spec.sidecar.logging.format, loop) if spec.sidecar.logging.level in ("debug", "info") else None
-        edge = Edge(self._gate, self._metrics, access)
+        edge = Edge(self._gate, self._metrics, access, self._traces)
         parts = Parts(self._processor, self._gate, edge, self._metrics, self._snapshot, self._config_response, spec.sidecar.max_body_bytes)
         runner = web.AppRunner(
             application(parts), handle_signals=False, handler_cancellation=True, shutdown_timeout=_CLOSE_SECONDS, **CONNECTION
@@ -142,6 +144,8 @@ class Sidecar:
             await self._processor.stop_batch_manager()
             await runner.cleanup()
             await self._tracker.aclose()
+            if self._traces is not None:
+                await self._traces.aclose()
             if access is not None:
                 await asyncio.to_thread(access.close)
 

@@ -87,11 +87,11 @@ def _clean(text: str) -> str:
 
 
 def set_up(level: str, form: str, stream: TextIO | None = None) -> None:
-    """Send this package's and aiohttp's records, and warnings, to the stream (standard error) in the given form."""
+    """Send this package's records, those of libraries that have some, and warnings, to the stream (standard error) in the given form."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(LineFormatter(LINES[form]))
     logging.captureWarnings(True)
-    for name in ("dtesn_sidecar", "aiohttp", "asyncio", "py.warnings"):
+    for name in ("dtesn_sidecar", "aiohttp", "asyncio", "opentelemetry", "py.warnings"):
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]
         logger.propagate = False

@@ -19,15 +19,18 @@ from aiohttp import web
 from aiohttp.web_request import BaseRequest
 
 from dtesn_api.names import HEADER_REQUEST_ID, HEADER_SERVER_TIMING, HEADER_TRACEPARENT, MEDIA_JSON, MEDIA_PROBLEM
+from dtesn_sidecar.batching.protocols import CALLER
 from dtesn_sidecar.errors import Draining
 from dtesn_sidecar.health import Gate, Phase
 from dtesn_sidecar.logs import AccessLog, timestamp
 from dtesn_sidecar.oip import errors as oip
 from dtesn_sidecar.problems import HTTP_CODES, HttpError, answer_for, encoded
+from dtesn_sidecar.traces import DISCONNECTED
 
 if TYPE_CHECKING:
     from dtesn_sidecar.metrics import Metrics
     from dtesn_sidecar.outputs import Timing
+    from dtesn_sidecar.traces import RequestTrace, Traces
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +38,6 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 SERVER: Final = "dtesn-sidecar"
 OTHER: Final = "other"  # the route, in log and metrics, of every path that is not ours
 MALFORMED: Final = "malformed"
-DISCONNECTED: Final = 499  # in the access log only: nobody is left to be answered
 
 # Bounds of a connection. A client that sends its head too slowly is cut off by the keep-alive timeout too.
 CONNECTION: Final[dict[str, Any]] = {
@@ -58,7 +60,7 @@ _new_id = map("{}-{:x}".format, itertools.repeat(os.urandom(6).hex()), itertools
 class Visit:
     """One request at the edge: who it is, when it came, and what the access line says of it."""
 
-    __slots__ = ("began", "code", "request_id", "timing", "trace", "traceresponse")
+    __slots__ = ("began", "code", "request_id", "span", "timing", "trace", "traceresponse")
 
     def __init__(self, request: BaseRequest, began: float) -> None:
         headers = request.headers
@@ -72,6 +74,7 @@ class Visit:
         self.began = began
         self.timing: Timing | None = None
         self.code: str | None = None
+        self.span: RequestTrace | None = None
 
 
 VISIT: Final[web.RequestKey[Visit]] = web.RequestKey("visit", Visit)
@@ -102,8 +105,8 @@ def server_timing(total: float, timing: Timing | None) -> str:
 class Edge:
     """The middleware and the protocol of every request."""
 
-    def __init__(self, gate: Gate, metrics: Metrics, access: AccessLog | None) -> None:
-        self._gate, self._metrics, self._access = gate, metrics, access
+    def __init__(self, gate: Gate, metrics: Metrics, access: AccessLog | None, traces: Traces | None = None) -> None:
+        self._gate, self._metrics, self._access, self._traces = gate, metrics, access, traces
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -112,6 +115,8 @@ class Edge:
         request[VISIT] = visit
         resource = request.match_info.route.resource
         route = OTHER if resource is None else resource.canonical
+        if self._traces is not None and resource is not None and request.method == "POST":
+            self._trace(self._traces, request, visit, route)
         try:
             response = await handler(request)
         except (asyncio.CancelledError, ConnectionError):
@@ -129,6 +134,12 @@ class Edge:
         self._metrics.answered(route, response.status)
         self._line(request, visit, route, response.status, response.content_length or 0)
         return response
+
+    def _trace(self, traces: Traces, request: web.Request, visit: Visit, route: str) -> None:
+        """Begin the span of a request that computes; what it submits carries it (each request runs in a context of its own)."""
+        visit.span = span = traces.begin(request.method, route, request.path, request.headers, time.monotonic() - visit.began)
+        visit.trace, visit.traceresponse = span.trace_id, span.traceresponse
+        CALLER.set(span.caller)
 
     def stamp(self, response: web.StreamResponse, visit: Visit) -> None:
         """Give a response the headers that every response has."""
@@ -208,6 +219,8 @@ class Edge:
         return response
 
     def _line(self, request: BaseRequest, visit: Visit, route: str, status: int, sent: int) -> None:
+        if visit.span is not None:
+            visit.span.end(status, visit.code)
         if self._access is None:
             return
         timing = visit.timing

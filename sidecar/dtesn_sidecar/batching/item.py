@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Protocol
 
-from .protocols import Work
+from .protocols import Caller, Work
 
 PRIORITIES = 3
 """Priorities run from 0 (highest) to 2."""
@@ -67,6 +67,8 @@ class Item:
     closed_by: str = ""
     ran_direct: bool = False
     predicted_wait: float | None = None
+    caller: Caller | None = None
+    batch: int = 0
     predicted_finish: float | None = None
 
     def __lt__(self, other: Item) -> bool:

@@ -27,7 +27,7 @@ from .ledger import Ledger
 from .outcomes import Outcomes
 from .performance import PerformanceCalculator, make_calculator
 from .policies import LoadTracker, Policies, Probe
-from .protocols import BatchObserver, BatchRunner, Refused, RequestDone, SilentObserver, Work
+from .protocols import CALLER, BatchObserver, BatchRunner, Refused, RequestDone, SilentObserver, Work
 from .runners import FunctionRunner, Process
 from .snapshot import Completed, ManagerSnapshot
 from .strategies import BatchStrategy
@@ -344,6 +344,7 @@ class DynamicBatchManager:
             waiter=waiter,
             bulk=bulk,
             predicted_wait=admission.wait,
+            caller=CALLER.get(),
             predicted_finish=admission.finish,
         )
         ledger.accepted(now, queued=core.queue.items, timeout=seconds)

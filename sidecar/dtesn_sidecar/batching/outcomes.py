@@ -69,7 +69,21 @@ class Outcomes:
             if not item.batch_items:
                 queued, computed = now - item.arrival, 0.0
             direct = item.ran_direct or item.direct
-            self._done(RequestDone(item.work, item.priority, kind, queued, computed, now - item.arrival, item.batch_items, direct))
+            self._done(
+                RequestDone(
+                    work=item.work,
+                    priority=item.priority,
+                    outcome=kind,
+                    queue_seconds=queued,
+                    compute_seconds=computed,
+                    total_seconds=now - item.arrival,
+                    batch_items=item.batch_items,
+                    direct=direct,
+                    batch=item.batch,
+                    closed_by=item.closed_by,
+                    caller=item.caller,
+                )
+            )
         if not self.accepted and not self._outbox and self._emptied is not None and not self._emptied.done():
             self._emptied.set_result(None)
 

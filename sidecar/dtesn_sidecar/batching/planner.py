@@ -156,7 +156,7 @@ def _batch(core: Core, now: float, items: list[Item], *, places: int, reason: st
 def _go(core: Core, batch: Batch, now: float) -> Batch:
     for item in batch.items:
         item.dispatched, item.batch_items = now, len(batch.items)
-        item.closed_by, item.ran_direct = batch.closed_by, batch.direct
+        item.closed_by, item.ran_direct, item.batch = batch.closed_by, batch.direct, batch.id
     core.ledger.started(batch, now, queued=core.queue.items)
     core.next_places(len(batch.items), now)
     return batch

@@ -6,6 +6,7 @@ Nothing here knows what an item is. Payloads are opaque.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -100,6 +101,18 @@ class BatchRunner(Protocol):
         """Bytes that a batch of these takes, from the formula that sizes the buffers."""
 
 
+class Caller(Protocol):
+    """Who submits, as far as whoever watches wants to know: the trace that this request is part of."""
+
+    @property
+    def trace_id(self) -> str:
+        """The id of its trace, which is recorded."""
+
+
+CALLER: ContextVar[Caller | None] = ContextVar("dtesn_caller", default=None)
+"""Set before submitting, it comes back in the `RequestDone` of what is submitted."""
+
+
 @dataclass(frozen=True, slots=True)
 class RequestDone:
     """One accepted request has its outcome.
@@ -107,7 +120,8 @@ class RequestDone:
     `outcome`: `ok`, `failed` (its own compute failed), `invalid` (its input is at fault), `unavailable`
     (undecided, out of memory, worker lost or stopped: 503), `expired` (504), `displaced` (429) or `cancelled`.
     Times are in seconds; `total_seconds` runs from accept to answer. `batch_items` is the size of the batch it
-    was computed in (0: it never was).
+    was computed in, `batch` that batch's number and `closed_by` why it was closed (0 and empty: it never was). `caller`
+    is what `CALLER` was when it was submitted.
     """
 
     work: Work
@@ -118,6 +132,9 @@ class RequestDone:
     total_seconds: float
     batch_items: int
     direct: bool
+    batch: int = 0
+    closed_by: str = ""
+    caller: Caller | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +164,7 @@ class BatchDone:
     gap_seconds: float
     predicted_minus_actual_wait: float | None
     efficiency: float | None
+    batch: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,4 +59,5 @@ def batch_done(batch: Batch, result: BatchResult, *, max_batch_size: int, effici
         gap_seconds=batch.gap,
         predicted_minus_actual_wait=batch.wait_error,
         efficiency=efficiency,
+        batch=batch.id,
     )

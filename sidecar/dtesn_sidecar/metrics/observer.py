@@ -73,7 +73,7 @@ class Metrics:
     def request_done(self, event: RequestDone) -> None:
         """An accepted request has its outcome."""
         self._requests.add(1.0, self._model, PRIORITIES[event.priority], event.outcome)
-        self._total.observe(event.total_seconds)
+        self._total.observe(event.total_seconds, None if event.caller is None else event.caller.trace_id)
         if event.batch_items:
             self._queue.observe(event.queue_seconds)
             self._compute.observe(event.compute_seconds)
