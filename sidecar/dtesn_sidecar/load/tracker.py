@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Self
 
 from dtesn_sidecar.load.readings import LoadProvider, LoadSource, NoData, Reading, SourceState, checked, combined, in_force
+from dtesn_sidecar.load.threads import in_thread
 
 
 class ServerLoadTracker:
@@ -153,7 +153,7 @@ async def _ask(provider: LoadProvider) -> object:
     """The provider's answer; whatever it raises is no data, with its text."""
     try:
         plain = not inspect.iscoroutinefunction(provider) and not inspect.iscoroutinefunction(getattr(provider, "__call__", None))  # noqa: B004
-        answer = await _in_thread(provider) if plain else provider()
+        answer = await in_thread(provider) if plain else provider()
         return await answer if inspect.isawaitable(answer) else answer
     except asyncio.CancelledError:
         if (task := asyncio.current_task()) is not None and task.cancelling():
@@ -161,27 +161,3 @@ async def _ask(provider: LoadProvider) -> object:
         return NoData("CancelledError")  # raised by the provider itself: not our own end
     except Exception as error:  # noqa: BLE001 - any failure of a provider is no data; the reason is shown in metrics and /config
         return NoData(f"{type(error).__name__}: {error}"[:500])
-
-
-async def _in_thread(function: Callable[[], object]) -> object:
-    """Run in a daemon thread of its own: a function that never returns must not keep the process from ending."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[tuple[object, Exception | None]] = loop.create_future()
-
-    def settle(answer: object, error: Exception | None) -> None:
-        if not done.done():
-            done.set_result((answer, error))
-
-    def work() -> None:
-        try:
-            outcome: tuple[object, Exception | None] = (function(), None)
-        except Exception as error:  # noqa: BLE001 - handed to the loop, raised there
-            outcome = (None, error)
-        with suppress(RuntimeError):  # the loop has been closed meanwhile: nobody asks any more
-            loop.call_soon_threadsafe(settle, *outcome)
-
-    threading.Thread(target=work, name="load provider", daemon=True).start()
-    answer, error = await done
-    if error is not None:
-        raise error
-    return answer

@@ -8,8 +8,7 @@ import msgspec
 import pytest
 
 from dtesn_api.spec import EngineSource, LoadConfiguration, NvmlSource, PrometheusSource, QueueSource, SystemSource
-from dtesn_sidecar.load import NoData
-from dtesn_sidecar.load.providers import FACTORIES, NOT_AVAILABLE, Inputs, sources
+from dtesn_sidecar.load.providers import FACTORIES, Inputs, sources
 from dtesn_sidecar.load.queue import queue_load
 
 
@@ -30,19 +29,33 @@ def test_weight_zero_leaves_a_source_out() -> None:
     assert sources(load, inputs()) == []
 
 
-async def test_what_this_version_does_not_have_is_no_data_with_the_reason() -> None:
+def test_each_source_of_the_spec_becomes_one_with_its_settings() -> None:
+    mine = PrometheusSource(
+        name="mine", url="http://prometheus:9090", query="up", weight=2, interval_seconds=7, stale_after_seconds=70, hold_seconds=17
+    )
+    other = PrometheusSource(name="other", url="http://prometheus:9090", query="up")
     load = LoadConfiguration(
-        prometheus=(PrometheusSource(name="mine", url="http://prometheus:9090", query="up", weight=2),),
-        nvml=NvmlSource(weight=1),
-        engine=EngineSource(url="http://localhost:8000"),
+        prometheus=(mine, other), nvml=NvmlSource(weight=3), engine=EngineSource(url="http://localhost:8000", weight=4)
     )
     made = {source.name: source for source in sources(load, inputs())}
-    assert set(made) == {"mine", "queue", "system", "nvml", "engine"}
-    assert made["mine"].weight == 2
-    for name in ("mine", "nvml", "engine"):
-        answer = made[name].provider()
-        assert inspect.isawaitable(answer)
-        assert await answer == NoData(NOT_AVAILABLE)
+    assert {name: source.weight for name, source in made.items()} == {
+        "mine": 2.0,
+        "other": 1.0,
+        "queue": 1.0,
+        "system": 1.0,
+        "nvml": 3.0,
+        "engine": 4.0,
+    }
+    assert (made["mine"].interval, made["mine"].stale_after, made["mine"].hold, made["mine"].settings) == (7, 70, 17, mine)
+    assert not any(source.saturating for source in made.values())
+
+
+def test_an_engine_and_a_query_of_weight_zero_are_off() -> None:
+    load = LoadConfiguration(
+        prometheus=(PrometheusSource(name="mine", url="http://prometheus:9090", query="up", weight=0),),
+        engine=EngineSource(url="http://localhost:8000", weight=0),
+    )
+    assert [source.name for source in sources(load, inputs())] == ["queue", "system"]
 
 
 @pytest.mark.parametrize(("share", "load"), [(None, None), (0.4, 0.4), (1.2, 1.0), (-0.1, 0.0)])
