@@ -9,9 +9,11 @@ import argparse
 import difflib
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from metrics_page import metrics_reference
+from protocol import messages
 from reference import configuration_reference
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,6 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 GENERATORS: Mapping[str, Callable[[], str]] = {
     "docs/configuration.md": configuration_reference,
     "docs/metrics.md": metrics_reference,
+    "sidecar/dtesn_sidecar/oip/rpc/open_inference_pb2.py": partial(messages, ".py"),
+    "sidecar/dtesn_sidecar/oip/rpc/open_inference_pb2.pyi": partial(messages, ".pyi"),
 }
 
 

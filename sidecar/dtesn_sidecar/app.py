@@ -32,6 +32,7 @@ from dtesn_sidecar.load.providers import Inputs, sources
 from dtesn_sidecar.load.tracker import ServerLoadTracker
 from dtesn_sidecar.logs import AccessLog
 from dtesn_sidecar.metrics import Gauges, Metrics
+from dtesn_sidecar.oip.extra import listen_rpc
 from dtesn_sidecar.processor import DTESNProcessor
 from dtesn_sidecar.routes import Parts, application
 from dtesn_sidecar.routes_body import BODY_SECONDS
@@ -40,6 +41,7 @@ from dtesn_sidecar.traces import both, traces_for
 
 if TYPE_CHECKING:
     from dtesn_sidecar.batching.snapshot import ManagerSnapshot
+    from dtesn_sidecar.oip.rpc.listener import Listener
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +76,7 @@ class Sidecar:
         self._gate = Gate()
         self._ending = asyncio.Event()
         self._skip_delay = False
+        self._rpc: Listener | None = None
         spec = configuration.spec
         self._traces = traces_for(environ)
         self._tracker = ServerLoadTracker()
@@ -99,10 +102,11 @@ class Sidecar:
 
     # -- life ----------------------------------------------------------------------------------------------------
 
-    async def run(self, host: str, port: int, announce: IO[str]) -> None:
-        """Serve until a signal ends it. The bound address, and then that it is ready, are written to `announce`.
+    async def run(self, host: str, port: int, announce: IO[str], *, grpc_port: int | None = None) -> None:
+        """Serve until a signal ends it. The bound addresses, and then that it is ready, are written to `announce`.
 
-        Raises OSError where it cannot listen, and what starting the workers raised.
+        With `grpc_port` (0: any) the Open Inference Protocol is served over gRPC too. Raises OSError where it cannot listen,
+        Unavailable where the extra `grpc` is not installed, and what starting the workers raised.
         """
         loop = asyncio.get_running_loop()
         spec = self._running.spec
@@ -124,6 +128,9 @@ class Sidecar:
             _say(announce, f"listening on http://{f'[{host}]' if ':' in host else host}:{bound}")
             background = [loop.create_task(self._metrics.measure_loop_lag())]
             try:
+                if grpc_port is not None:
+                    self._rpc = await listen_rpc(parts.inference, edge, host, grpc_port)
+                    _say(announce, f"listening on grpc://{f'[{host}]' if ':' in host else host}:{self._rpc.port}")
                 if await self._started():
                     background.append(loop.create_task(self._follow_file()))
                     self._gate.phase = Phase.LEAVING if self._skip_delay else Phase.SERVING
@@ -141,6 +148,8 @@ class Sidecar:
             for task in background:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
+            if self._rpc is not None:
+                await self._rpc.stop(_CLOSE_SECONDS)
             await self._processor.stop_batch_manager()
             await runner.cleanup()
             await self._tracker.aclose()

@@ -44,6 +44,11 @@ class Parts:
     config: Callable[[], ConfigResponse]
     max_body_bytes: int
 
+    @property
+    def inference(self) -> Inference:
+        """What the Open Inference Protocol uses, over REST and over gRPC."""
+        return Inference(self.processor, self.gate, self.snapshot, self.max_body_bytes)
+
 
 def application(parts: Parts) -> web.Application:
     """The aiohttp application with every endpoint."""
@@ -66,7 +71,7 @@ def application(parts: Parts) -> web.Application:
         app.router.add_post(path, handler, expect_handler=expect)
     for path, handler in gets.items():
         app.router.add_get(path, handler)
-    add_routes(app, Inference(parts.processor, parts.gate, parts.snapshot, parts.max_body_bytes))
+    add_routes(app, parts.inference)
     return app
 
 

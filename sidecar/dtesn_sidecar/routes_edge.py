@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
@@ -62,8 +62,7 @@ class Visit:
 
     __slots__ = ("began", "code", "request_id", "span", "timing", "trace", "traceresponse")
 
-    def __init__(self, request: BaseRequest, began: float) -> None:
-        headers = request.headers
+    def __init__(self, headers: Mapping[str, str], began: float) -> None:
         given = headers.get(HEADER_REQUEST_ID)
         self.request_id: str = given if given is not None and _REQUEST_ID.fullmatch(given) else next(_new_id)
         self.trace: str | None = None
@@ -111,7 +110,7 @@ class Edge:
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """What aiohttp calls around each handler."""
-        visit = Visit(request, time.monotonic())
+        visit = Visit(request.headers, time.monotonic())
         request[VISIT] = visit
         resource = request.match_info.route.resource
         route = OTHER if resource is None else resource.canonical
@@ -188,7 +187,7 @@ class Edge:
 
     def outside(self, request: BaseRequest, error: BaseException, route: str) -> web.Response:
         """The answer to what never reaches a handler, or fails outside of it."""
-        visit = Visit(request, time.monotonic())
+        visit = Visit(request.headers, time.monotonic())
         response = self._problem(request, visit, error)
         self.stamp(response, visit)
         self._metrics.answered(route, response.status)
@@ -221,6 +220,24 @@ class Edge:
     def _line(self, request: BaseRequest, visit: Visit, route: str, status: int, sent: int) -> None:
         if visit.span is not None:
             visit.span.end(status, visit.code)
+        self._add(
+            visit,
+            {
+                "method": request.method[:16],
+                "route": route,
+                "status": status,
+                "remote": request.remote,
+                "received": request.content_length,
+                "sent": sent,
+            },
+        )
+
+    def called(self, visit: Visit, method: str, code: str, *, peer: str, received: int, sent: int) -> None:
+        """A call of gRPC has ended, with the name of its status code."""
+        self._metrics.called(method.rpartition("/")[2], code)
+        self._add(visit, {"method": "gRPC", "route": method, "status": code, "remote": peer, "received": received, "sent": sent})
+
+    def _add(self, visit: Visit, what: dict[str, Any]) -> None:
         if self._access is None:
             return
         timing = visit.timing
@@ -229,15 +246,10 @@ class Edge:
                 "time": timestamp(time.time()),
                 "level": "info",
                 "message": "request",
-                "method": request.method[:16],
-                "route": route,
-                "status": status,
+                **what,
                 "code": visit.code,
                 "request_id": visit.request_id,
                 "trace_id": visit.trace,
-                "remote": request.remote,
-                "received": request.content_length,
-                "sent": sent,
                 "total_ms": round(1000 * (time.monotonic() - visit.began), 3),
                 "queue_ms": None if timing is None else round(1000 * timing.queue, 3),
                 "compute_ms": None if timing is None else round(1000 * timing.compute, 3),

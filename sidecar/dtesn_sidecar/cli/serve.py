@@ -47,6 +47,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--config", type=Path, metavar="FILE", help="a DTESNBatcher manifest or its spec, YAML or JSON")
     parser.add_argument("--host", default="0.0.0.0", help="address to listen on (default: %(default)s, every address)")  # noqa: S104
     parser.add_argument("--port", type=int, metavar="P", help=f"port; 0 takes a free one (default: sidecar.port, {DEFAULT_PORT})")
+    parser.add_argument(
+        "--grpc-port",
+        type=int,
+        metavar="P",
+        help="also serve the Open Inference Protocol over gRPC on this port, 0 takes a free one (default: not at all; needs the extra grpc)",
+    )
     parser.set_defaults(run=run)
 
 
@@ -70,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     async def main() -> None:
         listen = configuration.spec.sidecar.port if port is None else port
-        await Sidecar(configuration, os.environ, flags).run(arguments.host, listen, sys.stdout)
+        await Sidecar(configuration, os.environ, flags).run(arguments.host, listen, sys.stdout, grpc_port=arguments.grpc_port)
 
     try:
         with asyncio.Runner(loop_factory=new_loop) as runner:

@@ -74,6 +74,15 @@ TRAFFIC: Final = (
         absent="until the first response of that route and status",
     ),
     Metric(
+        names.METRIC_RPC_CALLS,
+        "counter",
+        "calls",
+        "gRPC calls, by method and status",
+        "As above, of the Open Inference Protocol over gRPC: `INVALID_ARGUMENT` is the client's, `UNAVAILABLE` and `INTERNAL` ours.",
+        {"method": "the methods of GRPCInferenceService", "code": "gRPC status codes"},
+        absent="until the first call of that method and status, and without `--grpc-port`",
+    ),
+    Metric(
         names.METRIC_DISCONNECTS,
         "counter",
         "clients",

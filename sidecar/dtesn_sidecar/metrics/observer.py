@@ -61,6 +61,7 @@ class Metrics:
         self._items = Counts(names.METRIC_ITEMS)
         self._places = Counts(names.METRIC_PLACES)
         self._responses = Counts(names.METRIC_HTTP_RESPONSES)
+        self._calls = Counts(names.METRIC_RPC_CALLS)
         self._disconnects = Counts(names.METRIC_DISCONNECTS)
         self._policy_failures = Counts(names.METRIC_POLICY_FAILURES)
         self._gauges = gauges
@@ -134,6 +135,10 @@ class Metrics:
     def answered(self, route: str, status: int) -> None:
         """A response was made. `route` is one of the server's own paths, or a word for all others."""
         self._responses.add(1.0, route, str(status))
+
+    def called(self, method: str, code: str) -> None:
+        """A gRPC call ended with that status code, by its name."""
+        self._calls.add(1.0, method, code)
 
     def disconnected(self) -> None:
         """A client went away before its answer."""

@@ -13,7 +13,7 @@ from dtesn_api.inference import HEADER_JSON_LENGTH, MEDIA_BINARY, MODEL_VERSION,
 from dtesn_api.names import MEDIA_JSON
 from dtesn_sidecar.compute import offload
 from dtesn_sidecar.compute.frames import Bytes
-from dtesn_sidecar.oip.tensors import strings_to_bytes
+from dtesn_sidecar.oip.tensors import raw_bytes
 from dtesn_sidecar.outputs import LARGE_FLOATS, shortest
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ async def body_of(answer: Inferred, model: str, helper: Helper) -> tuple[Payload
         parameters = dict(output.parameters)
         data: Any = UNSET
         if binary:
-            raw = raw_bytes(output)
+            raw = raw_bytes(output.values)
             parts.append(raw)
             parameters["binary_data_size"] = len(raw)
         else:
@@ -46,13 +46,6 @@ async def body_of(answer: Inferred, model: str, helper: Helper) -> tuple[Payload
     if not parts:
         return _Parts([document], MEDIA_JSON), {}
     return _Parts([document, *parts], MEDIA_BINARY), {HEADER_JSON_LENGTH: str(len(document))}
-
-
-def raw_bytes(output: Output) -> Bytes:
-    """The tensor's bytes as the binary extension and gRPC carry them; of an array a view."""
-    if not isinstance(output.values, np.ndarray):
-        return strings_to_bytes(output.values)
-    return np.ascontiguousarray(output.values, dtype="<f4").reshape(-1).data.cast("B")
 
 
 async def _json(output: Output, helper: Helper) -> object:

@@ -11,9 +11,9 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from dtesn_api.inference import BYTES, FP32, INPUT_SERIES, INPUT_TEXT, MAX_ROWS
+from dtesn_api.inference import BYTES, FP32, INPUT_SERIES, INPUT_TEXT, MAX_ROWS, MODEL_VERSION
 from dtesn_sidecar.compute.frames import Bytes
-from dtesn_sidecar.errors import InvalidInput, RequestTooLarge
+from dtesn_sidecar.errors import InvalidInput, NotFound, RequestTooLarge
 from dtesn_sidecar.model.inputs import parse_input
 from dtesn_sidecar.model.trees import Tree
 from dtesn_sidecar.oip import tensors
@@ -44,6 +44,15 @@ class Tensor:
     datatype: str
     shape: Sequence[int]
     values: list[Any] | Bytes
+
+
+def known(served: str, model: str, version: str) -> None:
+    """Raises NotFound unless it is the model that is served, in its one version (or in none named)."""
+    if model != served:
+        raise NotFound(f"there is no model {model[:64]!r} here, only {served!r}", field="model", value=model[:64], expected=repr(served))
+    if version not in ("", MODEL_VERSION):
+        there = f"there is no version {version[:16]!r} of the model {served!r}, only {MODEL_VERSION}"
+        raise NotFound(there, field="version", value=version[:16], expected=MODEL_VERSION)
 
 
 def asked(id_: str, parameters: Mapping[str, object], outputs: Sequence[tuple[str, Mapping[str, object]]]) -> Asked:

@@ -15,7 +15,8 @@ from dtesn_sidecar.oip.bodies import Form, decode, encoding_of, json_length_of
 from dtesn_sidecar.oip.errors import ROOT
 from dtesn_sidecar.oip.offload import decode_in
 from dtesn_sidecar.oip.outputs import model_metadata
-from dtesn_sidecar.oip.running import infer, known
+from dtesn_sidecar.oip.requests import known
+from dtesn_sidecar.oip.running import infer
 from dtesn_sidecar.oip.server import Inference, server_metadata
 from dtesn_sidecar.routes_body import body_bytes, expect_any
 from dtesn_sidecar.routes_edge import VISIT
@@ -99,7 +100,7 @@ class _Rest:
 
     def _known(self, request: web.Request) -> str:
         model = request.match_info["model"]
-        known(self._processor, model, request.match_info.get("version", ""))
+        known(self._processor.config.name, model, request.match_info.get("version", ""))
         return model
 
 

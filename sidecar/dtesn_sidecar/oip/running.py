@@ -12,8 +12,8 @@ import numpy as np
 from msgspec import UNSET
 from numpy.typing import NDArray
 
-from dtesn_api.inference import MODEL_VERSION, OUTPUT_FEATURES
-from dtesn_sidecar.errors import DTESNError, NotFound
+from dtesn_api.inference import OUTPUT_FEATURES
+from dtesn_sidecar.errors import DTESNError
 from dtesn_sidecar.oip.outputs import Output, Prediction, chosen, offered, outputs_of
 from dtesn_sidecar.outputs import Timing, predicted
 from dtesn_sidecar.requests import Options
@@ -34,16 +34,6 @@ class Inferred:
     id: str
     outputs: list[tuple[Output, bool]]
     timing: Timing
-
-
-def known(processor: DTESNProcessor, model: str, version: str) -> None:
-    """Raises NotFound unless it is this server's model, in its one version (or in none named)."""
-    name = processor.config.name
-    if model != name:
-        raise NotFound(f"there is no model {model[:64]!r} here, only {name!r}", field="model", value=model[:64], expected=repr(name))
-    if version not in ("", MODEL_VERSION):
-        there = f"there is no version {version[:16]!r} of the model {name!r}, only {MODEL_VERSION}"
-        raise NotFound(there, field="version", value=version[:16], expected=MODEL_VERSION)
 
 
 async def infer(processor: DTESNProcessor, asked: Asked, trees: list[Tree], accepted_at: float) -> Inferred:

@@ -87,10 +87,17 @@ def floats_of_json(data: list[Any], shape: Sequence[int], field: str) -> NDArray
         return wide.astype(np.float32).reshape(shape)
 
 
-def strings_to_bytes(values: Sequence[str]) -> bytes:
+def strings_to_bytes(values: Sequence[str | bytes]) -> bytes:
     """The BYTES elements of texts."""
-    encoded = [value.encode() for value in values]
+    encoded = [value.encode() if isinstance(value, str) else value for value in values]
     return b"".join(chain.from_iterable((_LENGTH.pack(len(text)), text) for text in encoded))
+
+
+def raw_bytes(values: NDArray[np.float32] | Sequence[str]) -> Bytes:
+    """A tensor's bytes as the binary extension and gRPC carry them; of an array a view."""
+    if not isinstance(values, np.ndarray):
+        return strings_to_bytes(values)
+    return np.ascontiguousarray(values, dtype="<f4").reshape(-1).data.cast("B")
 
 
 def _flat(data: list[Any], shape: Sequence[int], field: str) -> list[Any]:
