@@ -310,6 +310,14 @@ LOAD: Final = (
         {"provider": "the names of the load sources"},
         absent="until that source's first reading",
     ),
+    Metric(
+        names.METRIC_LOAD_UP,
+        "gauge",
+        "0 or 1",
+        "1 where the source has data now",
+        "0 for long: the source is misconfigured or gone, and the batch size follows the others.",
+        {"provider": "the names of the load sources"},
+    ),
 )
 FAILURES: Final = (
     Metric(

@@ -58,14 +58,16 @@ def _of_manager(snapshot: ManagerSnapshot) -> Iterator[Metric]:
 
 def _of_load(combined: float | None, sources: list[SourceState]) -> Iterator[Metric]:
     yield from _gauge(names.METRIC_LOAD_COMBINED, combined)
-    ratio, age = _family(names.METRIC_LOAD), _family(names.METRIC_LOAD_AGE)
+    ratio, age, up = _family(names.METRIC_LOAD), _family(names.METRIC_LOAD_AGE), _family(names.METRIC_LOAD_UP)
     for source in sources:
+        up.add_metric((source.name,), float(isinstance(source.result, Reading)))
         if isinstance(source.result, Reading):
             ratio.add_metric((source.name,), source.result.value)
         if source.age is not None:
             age.add_metric((source.name,), source.age)
     yield ratio
     yield age
+    yield up
 
 
 def _family(name: str) -> GaugeMetricFamily:

@@ -156,7 +156,10 @@ def test_what_is_not_measured_is_absent(metrics: Metrics, world: World) -> None:
     found = samples(metrics)
     assert found["dtesn_pending_requests"] == 3
     assert (found["dtesn_batch_size_current"], found["dtesn_batch_size_target"]) == (8, 6)
-    assert not any(name.startswith(("dtesn_load", "dtesn_baseline_nodes", "dtesn_throughput")) for name in found)
+    assert [name for name in found if name.startswith(("dtesn_load", "dtesn_baseline_nodes", "dtesn_throughput"))] == [
+        "dtesn_load_up{provider=gpu}"
+    ]
+    assert found["dtesn_load_up{provider=gpu}"] == 0
 
 
 def test_what_is_measured_is_there(metrics: Metrics, world: World) -> None:
@@ -166,6 +169,7 @@ def test_what_is_measured_is_there(metrics: Metrics, world: World) -> None:
     found = samples(metrics)
     assert found["dtesn_load_combined_ratio"] == found["dtesn_load_ratio{provider=queue}"] == 0.5
     assert found["dtesn_load_age_seconds{provider=queue}"] == 0.25
+    assert found["dtesn_load_up{provider=queue}"] == 1
     assert found["dtesn_throughput_improvement_ratio"] == pytest.approx(0.42)
     assert found["dtesn_baseline_nodes_per_second"] == 1e5
     assert found["dtesn_config_info{hash=abc}"] == 1
