@@ -21,7 +21,7 @@ from .ledger import Ledger
 from .memory import MemoryCap
 from .protocols import BatchRunner
 from .queue import Ahead, RequestQueue
-from .sizing import TICK, Size, SizeView, Smoothed, adaptive_base, places_margin, saturation, stable_size
+from .sizing import TICK, Size, SizeView, Smoothed, adaptive_base, largest_within, places_margin, saturation, stable_size
 from .strategies import BatchStrategy, make_strategy
 
 
@@ -130,14 +130,16 @@ class Core:
     def tick(self, now: float) -> float:
         """Move size and window towards their aim by the ticks that have passed; returns the predicted wait."""
         config, ledger = self.config, self.ledger
-        fixed, marginal, largest = ledger.batch_fixed, ledger.item_marginal, config.max_batch_size
+        fixed, marginal = ledger.batch_fixed, ledger.item_marginal
+        largest = largest_within(config.max_batch_seconds, fixed=fixed, marginal=marginal, largest=config.max_batch_size)
+        largest = max(largest, config.min_batch_size)
         self.base = config.target_batch_size
         if config.enable_adaptive_sizing:
             base = adaptive_base(
                 fixed=fixed,
                 marginal=marginal,
                 smallest=config.min_batch_size,
-                largest=largest,
+                largest=config.max_batch_size,
                 factor=config.load_adjustment_factor,
                 deadline=ledger.deadline,
                 longest_run=config.max_batch_seconds,

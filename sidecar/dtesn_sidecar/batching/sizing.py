@@ -67,6 +67,13 @@ def adaptive_base(
     return max(smallest, min(math.ceil(size - 1e-9), math.floor(best), math.floor(largest / (1.0 + factor))))
 
 
+def largest_within(seconds: float, *, fixed: float, marginal: float, largest: int) -> int:
+    """The most mean items, at least one and at most `largest`, that one batch computes in `seconds`."""
+    if fixed + marginal * largest <= seconds:
+        return largest
+    return math.floor(min(max((seconds - fixed) / marginal, 1.0), largest)) if marginal > 0.0 else 1
+
+
 def saturation(rate: float, *, fixed: float, marginal: float, largest: int) -> float:
     """Share of what one device could sustain with the largest batches that `rate` (arrivals/s for it) asks for."""
     return rate * (fixed + marginal * largest) / largest
