@@ -7,7 +7,7 @@ gRPC are read in the sidecar.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
@@ -39,9 +39,9 @@ Name = Annotated[str, Meta(max_length=256)]
 class InferInput(Struct, frozen=True, kw_only=True):
     """One input tensor."""
 
-    name: Annotated[Name, Meta(description="TEXT or SERIES.")]
+    name: Literal["TEXT", "SERIES"]
     shape: Annotated[Shape, Meta(description="TEXT: [n] or [n, 1]. SERIES: [n, steps, channels].")]
-    datatype: Annotated[str, Meta(max_length=16, description="TEXT: BYTES. SERIES: FP32.")]
+    datatype: Annotated[Literal["BYTES", "FP32"], Meta(description="TEXT: BYTES. SERIES: FP32.")]
     parameters: Annotated[Parameters | None, Meta(description="binary_data_size: bytes of this tensor behind the JSON.")] = None
     data: Annotated[list[Any] | None, Meta(description="The values, flat or nested as the shape; absent = behind the JSON.")] = None
 

@@ -9,6 +9,7 @@ import msgspec
 
 from dtesn_api import wire
 from dtesn_api.names import DEFAULT_PORT, MEDIA_JSON, MEDIA_NDJSON, MEDIA_PROBLEM
+from dtesn_sidecar.oip import described as oip
 
 _TYPES: Final = (
     wire.ProcessRequest,
@@ -21,6 +22,7 @@ _TYPES: Final = (
     wire.ConfigResponse,
     wire.HealthResponse,
     wire.ProblemDocument,
+    *oip.TYPES,
 )
 
 _PROBLEMS: Final = {
@@ -85,6 +87,7 @@ def document() -> dict[str, Any]:
             "/metrics": _get("metrics", "Prometheus metrics, or OpenMetrics by Accept.", _exposition(), {}),
             "/openapi.json": _get("openapi", "This document.", {MEDIA_JSON: {"schema": {"type": "object"}}}, {}),
             "/config": _get("config", "What is in force, and what is not and why.", _json("ConfigResponse"), {}),
+            **oip.paths(oip.Common(_HEADERS, _RETRY_HEADER, _PARAMETERS)),
         },
         "components": {"schemas": components},
     }

@@ -82,7 +82,7 @@ def test_the_short_example_is_a_valid_manifest() -> None:
 
 
 def test_the_contract_package_imports_the_standard_library_and_msgspec_alone() -> None:
-    modules = ["problems", "schema", "reading", "spec", "status", "wire", "bodies", "names"]
+    modules = ["problems", "schema", "reading", "spec", "status", "wire", "bodies", "inference", "names"]
     script = (
         "import sys; before = set(sys.modules)\n"
         + "\n".join(f"import dtesn_api.{module}" for module in modules)
