@@ -18,7 +18,9 @@ def run(name: str) -> str:
     """The program's output; it must end well and warn of nothing."""
     done = subprocess.run([sys.executable, "-W", "error", "-X", "dev", str(EXAMPLES / name)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    # Development mode warns of turns of the event loop beyond 100 ms, which a busy machine makes of any.
+    warned = [line for line in done.stderr.splitlines() if not (line.startswith("Executing <") and line.endswith(" seconds"))]
+    assert warned == []
     return done.stdout
 
 

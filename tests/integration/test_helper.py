@@ -46,7 +46,7 @@ def run_out(_arguments: Any, _buffers: list[memoryview]) -> tuple[Any, list[Byte
 
 @pytest.fixture
 async def helper(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Helper]:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]))
     helper = Helper(nice=1)
     yield helper
     await helper.stop()

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 import aiohttp
 import msgspec
 import pytest
-from tests.integration.http_server import Server, running
+from tests.integration.http_server import LONG, Server, running
 
 from dtesn_api import wire
 
@@ -274,7 +274,7 @@ async def test_a_chunked_body_without_length_is_bounded_too(http: aiohttp.Client
 
 def exchange(server: Server, data: bytes) -> bytes:
     """Raw bytes to the server, and everything it answers until it closes."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=LONG) as connection:
         connection.sendall(data)
         answer = b""
         while chunk := connection.recv(65536):
@@ -312,7 +312,7 @@ def test_chunks_that_are_malformed_are_400(server: Server) -> None:
 
 
 async def test_a_body_that_breaks_off_costs_nothing(server: Server, http: aiohttp.ClientSession) -> None:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=LONG) as connection:
         connection.sendall(head_of("Content-Length: 100") + b'{"input')
     async with http.post(PROCESS, json={"input_data": "a"}) as answer:
         assert answer.status == 200
@@ -349,12 +349,13 @@ async def test_a_deadline_that_cannot_be_met_is_refused_with_retry_after() -> No
 
 
 async def test_a_full_queue_is_429_with_retry_after() -> None:
-    environ = {"DTESN_BATCHING_MAX_QUEUE_SIZE": "4", "DTESN_MODEL_ESN_SIZE": "512", "DTESN_MODEL_MEMBRANE_DEPTH": "4"}
+    window = {"DTESN_BATCHING_STRATEGY": "fixed", "DTESN_BATCHING_TARGET_BATCH_SIZE": "8", "DTESN_BATCHING_MAX_BATCH_WAIT_MS": "5000"}
+    environ = {**window, "DTESN_BATCHING_MAX_QUEUE_SIZE": "4"}  # so that the first four are held, and nobody else is taken
     with running(environ) as server:
         async with aiohttp.ClientSession(server.url, connector=aiohttp.TCPConnector(limit=0)) as http:
 
             async def one(priority: int) -> tuple[int, str]:
-                async with http.post(PROCESS, json={"input_data": "x" * 1000, "priority": priority, "timeout": 60}) as answer:
+                async with http.post(PROCESS, json={"input_data": "x" * 10, "priority": priority, "timeout": LONG}) as answer:
                     return answer.status, "" if answer.status == 200 else (await problem_of(answer)).code
 
             outcomes = await asyncio.gather(*(one(i % 3) for i in range(90)))

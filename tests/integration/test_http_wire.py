@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from tests.integration.http_server import Server, running
+from tests.integration.http_server import LONG, Server, running
 
 PROCESS = "/dtesn/process_with_batching"
 
@@ -20,7 +20,7 @@ def server() -> Iterator[Server]:
 
 def exchange(server: Server, data: bytes) -> bytes:
     """Raw bytes to the server, and everything it answers until it closes."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=LONG) as connection:
         connection.sendall(data)
         answer = b""
         while chunk := connection.recv(65536):

@@ -20,14 +20,16 @@ from dtesn_sidecar.batching.protocols import Entry, RunReport, WorkerHung
 from dtesn_sidecar.compute.child import COMMAND, Child
 from dtesn_sidecar.compute.drive import summarise
 from dtesn_sidecar.compute.job import Job, work_of
-from dtesn_sidecar.compute.pool import ProcessPool
+from dtesn_sidecar.compute.pool import NICE, ProcessPool
 from dtesn_sidecar.errors import ComputeFailed, OutOfMemory, WorkerLost
 from dtesn_sidecar.model.backend import NumPyBackend
 from dtesn_sidecar.model.inputs import parse_input
 from dtesn_sidecar.model.reservoir import Reservoir, RunItem
 from dtesn_sidecar.model.weights import build_layer, save_layer
 
-LONG = 60.0
+pytestmark = pytest.mark.timeout(900)  # the larger model alone takes a minute to build where the machine is busy
+
+LONG = 250.0
 MODEL = ModelConfiguration(membrane_depth=3, esn_size=32)
 BIG = ModelConfiguration(membrane_depth=2, esn_size=1024)
 
@@ -122,7 +124,8 @@ async def test_a_batch_larger_than_the_pipe_arrives_whole(start: Any) -> None:
 async def test_a_worker_that_is_killed_loses_its_batch_and_is_replaced(start: Any) -> None:
     pool = await start(command=COMMAND)
     [before] = pool.pids
-    run = asyncio.ensure_future(compute(pool, entries("x" * 4000, "y" * 4000)))
+    os.kill(before, signal.SIGSTOP)
+    run = asyncio.ensure_future(compute(pool, entries("abc", "def")))
     await asyncio.sleep(0)
     os.kill(before, signal.SIGKILL)
     with pytest.raises(WorkerLost):
@@ -194,11 +197,14 @@ async def test_a_poisoned_item_fails_alone(start: Any) -> None:
 
 async def test_a_dropped_item_leaves_the_run(start: Any) -> None:
     pool = await start(command=COMMAND)
+    [pid] = pool.pids
     batch = entries("abc", "x" * 4000)
     got: Got = {}
+    os.kill(pid, signal.SIGSTOP)
     run = asyncio.ensure_future(pool.run(batch, got.__setitem__, hung_after=LONG))
     await asyncio.sleep(0)
     pool.drop([2, 99])
+    os.kill(pid, signal.SIGCONT)
     report = await run
     assert list(got) == [1]
     assert not report.complete
@@ -207,11 +213,14 @@ async def test_a_dropped_item_leaves_the_run(start: Any) -> None:
 
 async def test_a_cancelled_run_frees_its_worker_and_tells_nothing(start: Any) -> None:
     pool = await start(command=COMMAND)
+    [pid] = pool.pids
     late: Got = {}
+    os.kill(pid, signal.SIGSTOP)
     run = asyncio.ensure_future(pool.run(entries("x" * 4000), late.__setitem__, hung_after=LONG))
     await asyncio.sleep(0)
     run.cancel()
     await asyncio.gather(run, return_exceptions=True)
+    os.kill(pid, signal.SIGCONT)
     got, report = await compute(pool, entries("abc", first=7))
     assert list(got) == [7]
     assert report.complete
@@ -221,15 +230,15 @@ async def test_a_cancelled_run_frees_its_worker_and_tells_nothing(start: Any) ->
 async def test_workers_compute_at_the_same_time_and_never_mix_their_results(start: Any) -> None:
     pool = await start(workers=2, command=COMMAND)
     batches = [entries(*(f"{batch} {n}" for n in range(8)), first=100 * batch) for batch in range(1, 9)]
-    workers = set()
+    workers: set[int] = set()
+    while workers != {0, 1}:  # once both are ready
+        workers |= {report.worker for _, report in await asyncio.gather(*(compute(pool, batch) for batch in batches[:2]))}
     for pair in zip(batches[::2], batches[1::2], strict=True):
         results = await asyncio.gather(*(compute(pool, batch) for batch in pair))
-        workers |= {report.worker for _, report in results}
         for batch, (got, _) in zip(pair, results, strict=True):
             assert sorted(got) == [entry.id for entry in batch]
             for entry in batch[:2]:
                 np.testing.assert_allclose(got[entry.id], alone(entry), atol=2e-6)
-    assert workers == {0, 1}
 
 
 async def test_stopping_fails_the_runs_under_way_and_ends_every_process(start: Any) -> None:
@@ -288,7 +297,7 @@ async def test_termination_and_interrupt_are_the_parents_affair(start: Any) -> N
 async def test_workers_run_at_a_lower_priority_with_one_blas_thread(start: Any) -> None:
     pool = await start(command=COMMAND)
     process = psutil.Process(pool.pids[0])
-    assert process.nice() > psutil.Process().nice()
+    assert process.nice() == min(19, psutil.Process().nice() + NICE)
     assert process.environ()["OPENBLAS_NUM_THREADS"] == "1"
     await compute(pool, entries("abc" * 50))
     assert process.num_threads() == 1
@@ -296,8 +305,10 @@ async def test_workers_run_at_a_lower_priority_with_one_blas_thread(start: Any) 
 
 async def test_workers_share_the_pages_of_the_weights(start: Any) -> None:
     pool = await start(workers=2, command=COMMAND, model=BIG)
-    for _ in range(2):
-        await asyncio.gather(*(compute(pool, entries("ab", "cd", model=BIG, first=10 * n)) for n in range(2)))
+    workers: set[int] = set()
+    while workers != {0, 1}:  # once both are ready
+        results = await asyncio.gather(*(compute(pool, entries("ab", "cd", model=BIG, first=10 * n)) for n in range(2)))
+        workers |= {report.worker for _, report in results}
     for pid in pool.pids:
         maps = [m for m in psutil.Process(pid).memory_maps(grouped=False) if m.path.endswith(".npy")]
         assert sum(m.rss for m in maps) > 8 << 20, "the weights are not mapped: this test proves nothing"

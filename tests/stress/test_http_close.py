@@ -9,10 +9,10 @@ from collections import Counter
 import pytest
 from tests.integration.http_server import Server, running
 
-pytestmark = [pytest.mark.stress, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.stress, pytest.mark.timeout(900)]
 
 PROCESS = "/dtesn/process_with_batching"
-BODY = b'{"input_data": "some words", "timeout": 100}'
+BODY = b'{"input_data": "some words", "timeout": 250}'
 REQUEST = f"POST {PROCESS} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {len(BODY)}\r\n\r\n".encode() + BODY
 NEWCOMERS = 64
 IDLE = 32

@@ -8,9 +8,9 @@ import json
 
 import aiohttp
 import pytest
-from tests.integration.http_server import running
+from tests.integration.http_server import LONG, running
 
-pytestmark = [pytest.mark.stress, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.stress, pytest.mark.timeout(900)]
 
 PROCESS = "/dtesn/process_with_batching"
 CLIENTS = 48
@@ -33,7 +33,7 @@ async def test_sigterm_under_full_load_loses_nothing_and_misroutes_nothing(delay
                 name = f"request-{number}"
                 text = "x" * (1 + number % 997)
                 try:
-                    async with http.post(PROCESS, json={"input_data": text}, headers={"X-Request-ID": name}) as answer:
+                    async with http.post(PROCESS, json={"input_data": text, "timeout": LONG}, headers={"X-Request-ID": name}) as answer:
                         body = await answer.json(content_type=None)
                         answers[name] = answer.status
                 except aiohttp.ClientConnectionError:
@@ -72,7 +72,7 @@ async def test_answers_under_load_equal_those_computed_alone() -> None:
 
             async def features(path: str, case: tuple[str, int, int]) -> list[float]:
                 text, depth, priority = case
-                body = {"input_data": text, "membrane_depth": depth, "priority": priority, "output": "features"}
+                body = {"input_data": text, "membrane_depth": depth, "priority": priority, "output": "features", "timeout": LONG}
                 async with http.post(path, data=json.dumps(body), headers={"Content-Type": "application/json"}) as answer:
                     assert answer.status == 200
                     return (await answer.json())["result"]["processed_output"]["features"]

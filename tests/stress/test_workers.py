@@ -26,7 +26,7 @@ from dtesn_sidecar.processor import DTESNProcessor
 pytestmark = pytest.mark.stress
 
 MODEL = ModelConfiguration(membrane_depth=3, esn_size=64)
-TIMEOUT = 100.0
+TIMEOUT = 250.0
 
 
 @pytest.fixture

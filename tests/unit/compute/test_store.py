@@ -75,7 +75,7 @@ async def make(builder: Builder, tmp_path: Path) -> AsyncIterator[Callable[..., 
     assert names(tmp_path) == [], "a folder was left behind"
 
 
-def later(seconds: float = 60.0) -> float:
+def later(seconds: float = 250.0) -> float:
     return seconds
 
 
@@ -184,7 +184,7 @@ async def test_a_size_that_a_request_holds_is_not_evicted_until_it_is_released(m
     assert not waiting.done()
     assert store.folder(64).exists()
     store.release(64)
-    await asyncio.wait_for(waiting, 5)
+    await asyncio.wait_for(waiting, 250)
     assert not store.hold(64, 1)
 
 
@@ -242,7 +242,7 @@ async def test_whoever_is_cancelled_at_the_moment_of_success_holds_nothing(make:
         await asyncio.sleep(0)
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
-    await asyncio.wait_for(store.built(96, 1, later()), 5)
+    await asyncio.wait_for(store.built(96, 1, later()), 250)
 
 
 async def test_a_failed_build_fails_those_who_wait_for_it_and_nobody_else(make: Any, builder: Builder) -> None:

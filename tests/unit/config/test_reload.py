@@ -39,7 +39,7 @@ def file(tmp_path: Path) -> Path:
 
 
 async def following(versions: AsyncIterator[Configuration | SpecInvalid]) -> Configuration | SpecInvalid:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(250):
         return await anext(versions)
 
 

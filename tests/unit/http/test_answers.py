@@ -105,7 +105,7 @@ async def serving(processor: Scripted) -> AsyncIterator[Served]:
     server: Any = runner.server
     listener = await loop.create_server(lambda: edge.protocol(server, loop), "127.0.0.1", 0)
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(250):
             yield Served(listener.sockets[0].getsockname()[1], metrics, gate, lines, access)
     finally:
         listener.close()

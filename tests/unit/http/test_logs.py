@@ -86,7 +86,7 @@ async def test_a_reader_that_is_stuck_neither_holds_up_the_server_nor_fills_its_
     let_go, written = threading.Event(), []
 
     def write(chunk: bytes) -> None:
-        assert let_go.wait(30)
+        assert let_go.wait(250)
         written.append(chunk)
 
     log = AccessLog("json", asyncio.get_running_loop(), write)

@@ -33,7 +33,7 @@ def fixed(value: object):
 
 async def until(condition: Callable[[], bool]) -> None:
     """Give the loop its turns until the condition holds; in real time, where a thread has to answer."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(250):
         while not condition():  # noqa: ASYNC110 - a thread has no asyncio.Event to set
             await asyncio.sleep(0)
 
@@ -257,7 +257,7 @@ async def test_a_plain_function_may_block_since_it_runs_in_a_thread() -> None:
     def provider() -> float:
         entered.set()
         assert threading.current_thread() is not threading.main_thread()
-        assert let_go.wait(30)
+        assert let_go.wait(250)
         return 0.25
 
     async with ServerLoadTracker() as tracker:
@@ -273,7 +273,7 @@ async def test_a_plain_function_that_never_returns_does_not_hold_up_the_end() ->
     let_go = threading.Event()
     entered = threading.Event()
     tracker = ServerLoadTracker()
-    async with asyncio.timeout(30), tracker:
+    async with asyncio.timeout(250), tracker:
         tracker.add_load_provider(lambda: entered.set() or let_go.wait())
         await until(entered.is_set)
     assert tracker.get_current_load() is None
