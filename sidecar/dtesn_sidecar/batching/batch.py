@@ -13,6 +13,8 @@ class Batch:
     """Items chosen for one worker. `places` is 0 for direct runs; `idle_probe`: a baseline run nobody waits for.
 
     `wait_error`: predicted minus actual wait of its first item, in seconds (None: nothing was predicted).
+    `withheld`: worker-seconds before its end in which a worker had nothing to do and items were not given to it, because they were held for
+    a fuller batch or shared fewer batches than there are places.
     """
 
     id: int
@@ -28,6 +30,7 @@ class Batch:
     probe: bool = False
     idle_probe: bool = False
     wait_error: float | None = None
+    withheld: float = 0.0
 
     @property
     def ends(self) -> float:

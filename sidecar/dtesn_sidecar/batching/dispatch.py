@@ -136,6 +136,7 @@ class Dispatcher:
             self._hold_until = chosen.until
         else:
             self._wake_at_items = NO_ARRIVAL if self._busy() else EVERY_ARRIVAL
+        core.ledger.decided(held=self._hold_until is not None, places=core.device_places())
         return chosen
 
     def _busy(self) -> bool:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 
 from .admission import Overrun
+from .baseline import HandOver, undisturbed
 from .batch import Batch, BatchResult
 from .cost import CostModels
 from .item import Item
@@ -45,6 +46,9 @@ class Ledger:
         self.computing = 0
         self.free_since = now
         self._busy = 0.0
+        self._hand_over = HandOver()
+        self._withheld = 0.0
+        self._held, self._open = False, 1
         self._now = now
         self.arrivals.advance(now, open_=False)
 
@@ -56,6 +60,12 @@ class Ledger:
         self._now = now
         self.arrivals.advance(now, open_=queued > 0 or self.computing > 0)
         self._busy = self._share() + (self._busy - self._share()) * math.exp(-elapsed / BUSY_SPAN)
+        wanted = min(self._open, self.computing + (queued if self._held else 0))
+        self._withheld += elapsed * max(0, wanted - len(self.running))
+
+    def decided(self, *, held: bool, places: int) -> None:
+        """From now on: whether what is queued is held although a worker is free, and how many batches may run at once."""
+        self._held, self._open = held, places
 
     def accepted(self, now: float, *, queued: int, timeout: float) -> None:
         """A request is accepted, with `queued` others queued before it."""
@@ -100,6 +110,7 @@ class Ledger:
         self.advance(now, queued=queued)
         del self.running[batch.id]
         self.free_since = now
+        batch.withheld, self._withheld = self._withheld, 0.0
         if not batch.idle_probe:
             self.computing -= len(batch.items)
             self.returning.answered(len(batch.items), self.arrivals.per_second, span, now)
@@ -111,7 +122,8 @@ class Ledger:
         works = [item.work for item in batch.items]
         self.cost.learn(works, result.report.seconds, now)
         if len(works) == 1:
-            self.performance.baseline(works[0], result.report.seconds, now)
+            hand_over = self._hand_over.observe(max(0.0, result.seconds - result.report.seconds))
+            self.performance.baseline(works[0], _undisturbed(result, result.report.seconds + hand_over), now)
         return True
 
     def record(self, batch: Batch, result: BatchResult, now: float, *, max_batch_size: int, load: float | None) -> float | None:
@@ -134,6 +146,8 @@ class Ledger:
                 succeeded=result.succeeded,
                 failed=result.failed,
                 wait_seconds=sum(batch.started - item.arrival for item in batch.items),
+                device_seconds=_undisturbed(result, result.seconds),
+                withheld_seconds=_undisturbed(result, batch.withheld),
                 complete=result.clean,
                 load=load,
             )
@@ -166,3 +180,9 @@ class Ledger:
 
     def _share(self) -> float:
         return min(1.0, len(self.running) / max(1, self.workers))
+
+
+def _undisturbed(result: BatchResult, seconds: float) -> float:
+    """So many seconds, less the share that the run's worker waited for a core."""
+    report = result.report
+    return seconds if report is None else undisturbed(seconds, report.seconds, report.cpu_seconds)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from .fit import Fit
+from .baseline import Baseline
 from .protocols import Work
 
 MAX_BASELINES = 1024
@@ -21,6 +21,8 @@ MAX_BASELINES = 1024
 class BatchRecord:
     """One finished batch. Times in seconds, `finished_at` on the manager's clock; `wait_seconds` summed over items.
 
+    `seconds` of compute; `device_seconds` from dispatch to done and `withheld_seconds` of workers idle for its sake, both
+    undisturbed (see `baseline`).
     `places` is 0 for a direct run. `complete`: a clean run of all its items, fit to be a sample. `load` is the combined
     load when it ended (None: no data).
     """
@@ -36,6 +38,8 @@ class BatchRecord:
     succeeded: int
     failed: int
     wait_seconds: float
+    device_seconds: float
+    withheld_seconds: float
     complete: bool
     load: float | None
 
@@ -66,7 +70,7 @@ class PerformanceCalculator(Protocol):
         """Take a finished batch; returns its device efficiency (None: not known)."""
 
     def baseline(self, work: Work, seconds: float, now: float) -> None:
-        """Take one complete unbatched run of one item."""
+        """Take one complete unbatched run of one item, which kept a worker for that many `undisturbed` seconds."""
 
     def resize(self, window: int) -> None:
         """`performance_window_size` changed."""
@@ -125,7 +129,7 @@ class _Sums:
         if kept.alone_seconds is not None:
             self.measured += sign
             self.alone += sign * kept.alone_seconds
-            self.together += sign * record.seconds
+            self.together += sign * (record.device_seconds + record.withheld_seconds)
             self.alone_nodes += sign * record.nodes
 
 
@@ -133,8 +137,8 @@ class WindowPerformance:
     """The default: sums over the last `window` batches.
 
     utilisation = sum of items / sum of places; improvement in percent = 100 (sum of T1(item) / sum of T(batch) - 1)
-    over batches whose T1 is known, T1 from a fit per (shape, model) of unbatched runs; efficiency = node rate over the best
-    measured for that shape.
+    over the batches whose T1 is known (direct runs are none), T1 from a fit per (shape, model) of unbatched runs, of which a
+    batch of one is itself one; T(batch) includes what was withheld. Efficiency = node rate over the best measured for that shape.
     """
 
     def __init__(self, window: int = 100) -> None:
@@ -142,7 +146,7 @@ class WindowPerformance:
         self._kept: deque[_Kept] = deque()
         self._sums = _Sums()
         self._moves = 0
-        self._baselines: OrderedDict[tuple[Hashable, Hashable], Fit] = OrderedDict()
+        self._baselines: OrderedDict[tuple[Hashable, Hashable], Baseline] = OrderedDict()
         self._best: OrderedDict[Hashable, float] = OrderedDict()
         self._samples = 0
         self._sampled_at: float | None = None
@@ -162,7 +166,7 @@ class WindowPerformance:
         key = (work.shape, work.model)
         fit = self._baselines.get(key)
         if fit is None:
-            fit = self._baselines[key] = Fit()
+            fit = self._baselines[key] = Baseline()
             if len(self._baselines) > MAX_BASELINES:
                 self._baselines.popitem(last=False)
         fit.learn(work.levels, work.nodes, seconds, now)
@@ -204,8 +208,10 @@ class WindowPerformance:
                 self._sums.move(kept, 1)
 
     def _alone(self, batch: BatchRecord) -> float | None:
-        if not batch.complete:
+        if not batch.complete or not batch.places:
             return None
+        if batch.items == 1:
+            return batch.device_seconds
         total = 0.0
         for work in batch.works:
             fit = self._baselines.get((work.shape, work.model))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 import math
 from typing import Any
 
@@ -12,14 +10,13 @@ import pytest
 from hypothesis import given
 
 from dtesn_sidecar.batching.admission import Outlook, finish, lateness, retry_after, wait_ahead
-from dtesn_sidecar.batching.baseline import BaselineSchedule
 from dtesn_sidecar.batching.bisect import Bisection, most_runs
 from dtesn_sidecar.batching.breaker import Breaker, Circuit
 from dtesn_sidecar.batching.budget import Filling, SchedulingBudget, prefix_within
 from dtesn_sidecar.batching.bulk import shares
 from dtesn_sidecar.batching.concurrency import AdaptiveConcurrency
 from dtesn_sidecar.batching.memory import MemoryCap
-from dtesn_sidecar.batching.performance import BatchRecord, WindowPerformance, make_calculator
+from dtesn_sidecar.batching.performance import make_calculator
 from dtesn_sidecar.batching.protocols import Work
 from dtesn_sidecar.batching.sizing import Size, Smoothed, adaptive_base, gain, places_margin, stable_size, window
 from dtesn_sidecar.batching.strategies import make_strategy
@@ -367,71 +364,7 @@ def test_out_of_memory_takes_a_place_at_once_but_never_the_last() -> None:
     assert concurrency.places == 1
 
 
-# -- performance, baseline, bulk ---------------------------------------------------------------------------------
-
-
-def record(items: int = 4, places: int = 8, seconds: float = 0.1, nodes: int = 4, complete: bool = True) -> BatchRecord:
-    return BatchRecord(
-        finished_at=1.0,
-        seconds=seconds,
-        items=items,
-        places=places,
-        limit=8,
-        max_batch_size=16,
-        nodes=nodes,
-        works=[Work()] * items,
-        succeeded=items,
-        failed=0,
-        wait_seconds=0.4,
-        complete=complete,
-        load=0.5,
-    )
-
-
-def test_utilisation_is_items_over_places_and_direct_runs_do_not_count() -> None:
-    performance = WindowPerformance(10)
-    for batch in (record(4, 8), record(8, 8), record(1, 0)):
-        performance.record(batch)
-    assert performance.figures(2.0).batch_utilization == pytest.approx(12 / 16)
-    assert performance.figures(2.0).batch_fill == pytest.approx(12 / 32)
-
-
-@given(st.lists(st.tuples(st.integers(1, 32), st.integers(0, 32), st.floats(1e-4, 10), st.booleans()), max_size=60), st.integers(1, 20))
-def test_the_figures_are_those_of_the_last_batches_alone(batches: Any, window: Any) -> None:
-    """However many came before: as if only the last `window` had ever been recorded."""
-    records = [
-        dataclasses.replace(record(items, places, seconds, complete=known), load=0.5 if known else None, wait_seconds=seconds)
-        for items, places, seconds, known in batches
-    ]
-    long, short = WindowPerformance(window), WindowPerformance(window)
-    long.baseline(Work(), 1.0, 0.0)
-    short.baseline(Work(), 1.0, 0.0)
-    for each in records:
-        long.record(each)
-    for each in records[-window:]:
-        short.record(each)
-    found, expected = long.figures(100.0), short.figures(100.0)
-    for field in dataclasses.fields(found):
-        if field.name != "device_efficiency":  # whose best rate is remembered for longer
-            value = getattr(expected, field.name)
-            assert getattr(found, field.name) == (None if value is None else pytest.approx(value, rel=1e-6, abs=1e-9))
-
-
-def test_without_a_baseline_there_is_no_improvement() -> None:
-    performance = WindowPerformance(10)
-    performance.record(record())
-    assert performance.figures(2.0).throughput_improvement is None
-
-
-def test_improvement_is_the_time_alone_over_the_time_together() -> None:
-    performance = WindowPerformance(10)
-    for _ in range(20):
-        performance.baseline(Work(), 0.05, 0.0)
-    performance.record(record(items=4, seconds=0.1))
-    performance.record(record(items=4, seconds=0.1, complete=False))
-    figures = performance.figures(2.0)
-    assert figures.throughput_improvement == pytest.approx(100 * (4 * 0.05 / 0.1 - 1))
-    assert (figures.baseline_samples, figures.baseline_age) == (20, 2.0)
+# -- names, bulk -------------------------------------------------------------------------------------------------
 
 
 def test_unknown_names_are_refused_with_the_known_ones() -> None:
@@ -439,24 +372,6 @@ def test_unknown_names_are_refused_with_the_known_ones() -> None:
         make_calculator("nonsense", 10)
     with pytest.raises(ValueError, match="just_in_time"):
         make_strategy("nonsense")
-
-
-@given(st.lists(st.floats(1e-4, 0.2), min_size=1, max_size=50))
-def test_idle_baseline_runs_take_at_most_a_hundredth_of_the_time_after_calibration(lengths: Any) -> None:
-    schedule = BaselineSchedule(0.0)
-    now = 0.0
-    runs: list[tuple[float, float]] = []
-    for length in lengths:
-        now = max(now, schedule.due_at())
-        runs.append((now, length))
-        now += length
-        schedule.ended(length, complete=True, now=now)
-    pauses = [later[0] - sum(earlier) for earlier, later in itertools.pairwise(runs)]
-    together = next((place for place, pause in enumerate(pauses) if pause > 0), len(pauses)) + 1
-    assert together <= 3
-    assert sum(length for _, length in runs[: together - 1]) <= 0.3
-    for (_, length), pause in list(zip(runs, pauses, strict=False))[together - 1 :]:
-        assert pause >= 98.9 * length
 
 
 @given(st.lists(st.integers(1, 1000), min_size=1, max_size=100), st.integers(1, 20))
