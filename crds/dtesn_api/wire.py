@@ -206,6 +206,80 @@ class BatchMetricsResponse(Struct, frozen=True, kw_only=True):
     ]
 
 
+class LatencyFigures(Struct, frozen=True, kw_only=True):
+    """Percentiles in ms of the last minute, estimated from a histogram's buckets as Prometheus does. null = nothing was observed."""
+
+    p50_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+
+
+class RecentFigures(Struct, frozen=True, kw_only=True):
+    """What was counted within the last minute: differences of the counters of `/metrics`."""
+
+    seconds: Annotated[float, Meta(description="How far back this goes; less than a minute after the start.")]
+    requests: Annotated[dict[str, int], Meta(description="Requests by outcome, as the label of dtesn_requests_total.")]
+    closed_by: Annotated[dict[str, int], Meta(description="Batches by why they were closed, as the label of dtesn_batches_total.")]
+    total: Annotated[LatencyFigures, Meta(description="Accept to answer.")]
+    queue: LatencyFigures
+    compute: Annotated[LatencyFigures, Meta(description="Dispatch to result.")]
+
+
+class ManagerFigures(Struct, frozen=True, kw_only=True):
+    """The batch manager at one moment. null = not measured yet."""
+
+    strategy: str
+    target_batch_size: Annotated[int, Meta(description="What the limit is derived from, before load.")]
+    places: Annotated[int, Meta(description="Forecast for the next batch.")]
+    wait_ms: Annotated[float, Meta(description="The window in force.")]
+    workers: int
+    workers_busy: int
+    computing: Annotated[int, Meta(description="Items in workers.")]
+    pending_by_priority: Annotated[list[int], Meta(description="Queued, by priority from 0.")]
+    oldest_seconds: Annotated[float, Meta(description="Age of the oldest queued; 0 with none.")]
+    predicted_wait_seconds: float | None
+    load: Annotated[float | None, Meta(description="Combined; null = no source has data.")]
+    breaker: Literal["closed", "open", "half_open"]
+    direct_breaker: Annotated[Literal["closed", "open", "half_open"], Meta(description="Of direct runs, the fallback.")]
+    breaker_retry_after_seconds: Annotated[float | None, Meta(description="To the next probe; null where it is closed.")]
+    baseline_nodes_per_second: float | None
+    baseline_samples: int
+    baseline_age_seconds: float | None
+    batch_fill: float | None
+    device_efficiency: float | None
+
+
+class LivePoint(Struct, frozen=True, kw_only=True):
+    """One second of the live page's charts. null = nothing was measured."""
+
+    time: Annotated[float, Meta(description="Seconds since 1970.")]
+    answered_per_second: Annotated[float | None, Meta(description="Requests answered, over the last 10 s.")]
+    failed_per_second: Annotated[float | None, Meta(description="Requests with any other outcome, over the last 10 s.")]
+    p50_ms: Annotated[float | None, Meta(description="Of the last minute, as all percentiles.")]
+    p95_ms: float | None
+    p99_ms: float | None
+    batch_size: Annotated[float | None, Meta(description="Mean, over the last 10 s.")]
+    limit: int | None
+    target: int | None
+    load: float | None
+    pending: int | None
+
+
+class LiveEvent(Struct, frozen=True, kw_only=True):
+    """Data of an event of `GET /events`: everything as it is now, and the points of the charts since the last event seen."""
+
+    server: Annotated[str, Meta(description="Another one = the server was restarted.")]
+    phase: Literal["starting", "serving", "leaving", "closed"]
+    reasons: Annotated[list[str], Meta(description="Why no requests should come here; empty = they should.")]
+    inside: Annotated[int, Meta(description="Requests that were let in and are not answered.")]
+    metrics: Annotated[
+        BatchMetricsResponse | None, Meta(description="The body of GET /dtesn/batch_metrics; null until the manager has started.")
+    ]
+    manager: Annotated[ManagerFigures | None, Meta(description="null until the manager has started.")]
+    recent: RecentFigures | None
+    points: list[LivePoint]
+
+
 class ConfigResponse(Struct, frozen=True, kw_only=True):
     """Body of `GET /config`: what is in force, and what is not and why."""
 

@@ -33,6 +33,7 @@ from dtesn_sidecar.load.tracker import ServerLoadTracker
 from dtesn_sidecar.logs import AccessLog
 from dtesn_sidecar.metrics import Gauges, Metrics
 from dtesn_sidecar.oip.extra import listen_rpc
+from dtesn_sidecar.pages import Live, Sources, add_page
 from dtesn_sidecar.processor import DTESNProcessor
 from dtesn_sidecar.routes import Parts, application
 from dtesn_sidecar.routes_body import BODY_SECONDS
@@ -98,6 +99,7 @@ class Sidecar:
             backend=spec.backend,
             observer=self._metrics if self._traces is None else both(self._metrics, self._traces),
         )
+        self._live = Live(Sources(self._gate, self._snapshot, self._processor.batch_metrics, self._metrics.totals))
         self._configure_load()
 
     # -- life ----------------------------------------------------------------------------------------------------
@@ -113,9 +115,9 @@ class Sidecar:
         access = AccessLog(spec.sidecar.logging.format, loop) if spec.sidecar.logging.level in ("debug", "info") else None
         edge = Edge(self._gate, self._metrics, access, self._traces)
         parts = Parts(self._processor, self._gate, edge, self._metrics, self._snapshot, self._config_response, spec.sidecar.max_body_bytes)
-        runner = web.AppRunner(
-            application(parts), handle_signals=False, handler_cancellation=True, shutdown_timeout=_CLOSE_SECONDS, **CONNECTION
-        )
+        served = application(parts)
+        add_page(served, self._live, edge)
+        runner = web.AppRunner(served, handle_signals=False, handler_cancellation=True, shutdown_timeout=_CLOSE_SECONDS, **CONNECTION)
         await runner.setup()
         background: list[asyncio.Task[None]] = []
         try:
@@ -126,7 +128,7 @@ class Sidecar:
             runs = self._run_file(bound)
             self._handle_signals(loop)
             _say(announce, f"listening on http://{f'[{host}]' if ':' in host else host}:{bound}")
-            background = [loop.create_task(self._metrics.measure_loop_lag())]
+            background = [loop.create_task(self._metrics.measure_loop_lag()), loop.create_task(self._live.run())]
             try:
                 if grpc_port is not None:
                     self._rpc = await listen_rpc(parts.inference, edge, host, grpc_port)
@@ -139,6 +141,7 @@ class Sidecar:
                     await self._drain(listener)
                 else:
                     await stop_listening(listener)
+                self._live.close()
                 await edge.dismiss(server, _FAREWELL_SECONDS)
             finally:
                 listener.close()

@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from dtesn_api import wire
-from dtesn_api.names import DEFAULT_PORT, MEDIA_JSON, MEDIA_NDJSON, MEDIA_PROBLEM
+from dtesn_api.names import DEFAULT_PORT, MEDIA_EVENTS, MEDIA_JSON, MEDIA_NDJSON, MEDIA_PROBLEM
 from dtesn_sidecar.oip import described as oip
 
 _TYPES: Final = (
@@ -19,6 +19,7 @@ _TYPES: Final = (
     wire.BatchProcessResponse,
     wire.BatchItem,
     wire.BatchMetricsResponse,
+    wire.LiveEvent,
     wire.ConfigResponse,
     wire.HealthResponse,
     wire.ProblemDocument,
@@ -87,6 +88,9 @@ def document() -> dict[str, Any]:
             "/metrics": _get("metrics", "Prometheus metrics, or OpenMetrics by Accept.", _exposition(), {}),
             "/openapi.json": _get("openapi", "This document.", {MEDIA_JSON: {"schema": {"type": "object"}}}, {}),
             "/config": _get("config", "What is in force, and what is not and why.", _json("ConfigResponse"), {}),
+            "/": _get("page", "The live page.", _text("text/html"), {}),
+            "/assets/{name}": _asset(),
+            "/events": _events(),
             **oip.paths(oip.Common(_HEADERS, _RETRY_HEADER, _PARAMETERS)),
         },
         "components": {"schemas": components},
@@ -109,6 +113,32 @@ def _bulk() -> dict[str, Any]:
 def _exposition() -> dict[str, Any]:
     text = {"schema": {"type": "string"}}
     return {"text/plain": text, "application/openmetrics-text": text}
+
+
+def _text(media: str) -> dict[str, Any]:
+    return {media: {"schema": {"type": "string"}}}
+
+
+def _asset() -> dict[str, Any]:
+    content = {**_text("text/css"), **_text("text/javascript"), **_text("image/svg+xml")}
+    described = _get("asset", "A file of the live page.", content, {404: None})
+    name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}, "example": "page.css"}
+    described["get"]["parameters"] = [name, *_PARAMETERS]
+    return described
+
+
+def _events() -> dict[str, Any]:
+    lines = "Server-sent events without end, about one a second: `data` is a LiveEvent in JSON; `event: end` says that the server ends."
+    content = {
+        MEDIA_EVENTS: {"schema": {"type": "string", "description": lines, "contentSchema": {"$ref": "#/components/schemas/LiveEvent"}}}
+    }
+    described = _get("events", "The figures of the live page.", content, {503: None})
+    last = "The last event's id: the points of the charts since then are in the first event, as far as they are kept."
+    described["get"]["parameters"] = [
+        {"name": "Last-Event-ID", "in": "header", "description": last, "schema": {"type": "string"}},
+        *_PARAMETERS,
+    ]
+    return described
 
 
 def _problem(status: int) -> dict[str, Any]:

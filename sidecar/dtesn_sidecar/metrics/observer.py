@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, exposition
@@ -20,7 +21,7 @@ from prometheus_client.registry import Collector
 from dtesn_api import names
 from dtesn_sidecar.metrics.catalogue import PRIORITIES
 from dtesn_sidecar.metrics.gauges import Gauges, collect
-from dtesn_sidecar.metrics.tallies import Counts, Distribution, families
+from dtesn_sidecar.metrics.tallies import Counts, Distribution, Tallied, families
 
 if TYPE_CHECKING:
     from dtesn_sidecar.batching.protocols import BatchDone, Bisected, BreakerChanged, Refused, RequestDone
@@ -29,6 +30,18 @@ LAG_INTERVAL: Final = 0.5
 OPENMETRICS: Final = "application/openmetrics-text"
 _OPENMETRICS_TYPE: Final = f"{OPENMETRICS}; version=1.0.0; charset=utf-8"
 _QUALITY = re.compile(r";\s*q\s*=\s*([01](?:\.\d{0,3})?)\s*(?:;|$)")
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Some of what was counted since the start: requests by outcome, batches by why they were closed, times in seconds, batch sizes."""
+
+    requests: Mapping[str, float]
+    batches: Mapping[str, float]
+    request_seconds: Tallied
+    queue_seconds: Tallied
+    compute_seconds: Tallied
+    batch_size: Tallied
 
 
 class Metrics:
@@ -163,6 +176,17 @@ class Metrics:
         if prefers_openmetrics(accept):
             return openmetrics.generate_latest(self._registry), _OPENMETRICS_TYPE  # type: ignore[no-untyped-call]
         return exposition.generate_latest(self._registry), exposition.CONTENT_TYPE_PLAIN_0_0_4
+
+    def totals(self) -> Totals:
+        """What the live page shows of the counts, as they are now."""
+        return Totals(
+            requests=self._requests.by("outcome"),
+            batches=self._batches.by("closed_by"),
+            request_seconds=self._total.read(),
+            queue_seconds=self._queue.read(),
+            compute_seconds=self._compute.read(),
+            batch_size=self._size.read(),
+        )
 
     def collect(self) -> Iterator[Metric]:
         """Every family, as it is now."""

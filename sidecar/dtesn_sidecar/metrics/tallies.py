@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import accumulate, product
 
 from prometheus_client.core import CounterMetricFamily, Exemplar, HistogramMetricFamily
@@ -17,6 +18,15 @@ from prometheus_client.utils import floatToGoString
 from dtesn_sidecar.metrics.catalogue import METRICS, OTHER, Metric, Values
 
 Labels = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tallied:
+    """A histogram at one moment: how many values fell into each bucket since the start (the last is beyond all bounds), and their sum."""
+
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
+    sum: float
 
 
 class Counts:
@@ -46,6 +56,13 @@ class Counts:
     def ensure(self, *labels: str) -> None:
         """Show this combination, though nothing was counted."""
         self.add(0.0, *labels)
+
+    def by(self, label: str) -> dict[str, float]:
+        """What was counted for each value of one label."""
+        column, totals = list(self._metric.labels).index(label), dict[str, float]()
+        for labels, value in self._counts.items():
+            totals[labels[column]] = totals.get(labels[column], 0.0) + value
+        return totals
 
     def _add_new(self, amount: float, labels: Labels) -> None:
         if self._listed or len(self._counts) >= self._most:
@@ -83,6 +100,10 @@ class _Tally:
         if trace_id is not None:
             self._exemplars[bucket] = Exemplar({"trace_id": trace_id}, value, time.time())
 
+    def read(self) -> Tallied:
+        """As it is now."""
+        return Tallied(self._bounds, tuple(self._counts), self._sum)
+
     def add_to(self, family: HistogramMetricFamily, labels: Labels) -> None:
         totals = accumulate(self._counts)
         bounds = (*map(floatToGoString, self._bounds), "+Inf")
@@ -93,7 +114,7 @@ class _Tally:
 class Distribution:
     """A histogram, in the buckets of its metric."""
 
-    __slots__ = ("_by_labels", "_metric", "observe")
+    __slots__ = ("_by_labels", "_metric", "observe", "read")
 
     def __init__(self, name: str) -> None:
         self._metric = metric = METRICS[name]
@@ -101,6 +122,7 @@ class Distribution:
         self._by_labels = {labels: _Tally(metric.buckets) for labels in product(*known)}
         if not metric.labels:
             self.observe = self._by_labels[()].observe
+            self.read = self._by_labels[()].read
 
     def of(self, *labels: str) -> _Tally:
         """The histogram of these label values, which the catalogue lists."""
