@@ -10,6 +10,8 @@ from importlib import import_module
 COMMANDS = {
     "serve": "serve over HTTP",
     "process": "compute files and write their features",
+    "fit": "fit a readout to a data set",
+    "evaluate": "score a readout on a data set",
     "drain": "begin the end of the server of this container",
 }
 

@@ -10,13 +10,11 @@ import csv
 import io
 import os
 import sys
-import time
 import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import IO
 
 import msgspec
 import numpy as np
@@ -25,23 +23,18 @@ from numpy.typing import NDArray
 
 from dtesn_api.problems import SpecInvalid
 from dtesn_api.spec import DTESNBatcherSpec
+from dtesn_sidecar.cli.progress import Progress
 from dtesn_sidecar.config import load_configuration
 from dtesn_sidecar.errors import DTESNError, InvalidInput
 from dtesn_sidecar.model.backend import select_backend
 from dtesn_sidecar.model.documents import MAX_NESTING, check_nesting
+from dtesn_sidecar.model.featurise import featurise, reservoir_of
 from dtesn_sidecar.model.inputs import INPUT_FORMATS, parse_input
-from dtesn_sidecar.model.reservoir import Reservoir, RunItem
 from dtesn_sidecar.model.trees import Tree
-from dtesn_sidecar.model.weights import build_layer, echo_state_warning
-
-if TYPE_CHECKING:
-    from rich.progress import TaskID
+from dtesn_sidecar.model.weights import echo_state_warning
 
 SUFFIXES = {".json": "json", ".xml": "xml", ".csv": "series", ".tsv": "series"}
 """Suffix -> format; anything else is text."""
-
-_PATIENCE_S = 1.0
-"""Shorter work shows no progress bar."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -76,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         spec = load_configuration(args.config, os.environ, flags).spec
         if args.output == "npz" and args.to is None and sys.stdout.isatty():
             raise InvalidInput("npz is no text for a terminal: name a file with --to, or redirect the output")
-        with _Progress(quiet=args.quiet) as progress:
+        with Progress(quiet=args.quiet) as progress:
             outcomes = _compute(args, spec, progress)
         _write(args, spec, outcomes)
     except SpecInvalid as error:
@@ -105,28 +98,15 @@ class _Outcome:
     error: Exception | None = None
 
 
-def _compute(args: argparse.Namespace, spec: DTESNBatcherSpec, progress: _Bar) -> list[_Outcome]:
+def _compute(args: argparse.Namespace, spec: DTESNBatcherSpec, progress: Progress) -> list[_Outcome]:
     """All files in one run, which new files join as others finish, within the node budget of a batch."""
     model, backend = spec.model, select_backend(spec.backend)
     progress.phase("drawing weights", model.membrane_depth)
-    layers = []
-    for layer in range(1, model.membrane_depth + 1):
-        layers.append(build_layer(model, model.esn_size, layer))
-        progress.done(1)
-    run_ = Reservoir(layers, model, backend).start()
+    reservoir = reservoir_of(model, backend, drawn=progress.done)
     outcomes = [_Outcome(name) for name in args.files]
     progress.phase("computing files", len(outcomes))
-    waiting = _trees(outcomes, args.format, model.max_nodes)
-    following = next(waiting, None)
-    nodes = 0
-    while run_.active or following is not None:
-        while following is not None and (not run_.active or nodes + following[1].nodes <= spec.batching.max_batch_nodes):
-            at, tree = following
-            run_.admit([RunItem(at, tree, model.membrane_depth)])
-            nodes += tree.nodes
-            following = next(waiting, None)
-        for result in run_.advance(0.1):
-            nodes -= outcomes[result.id].nodes
+    for results in featurise(reservoir, _trees(outcomes, args.format, model.max_nodes), spec.batching.max_batch_nodes):
+        for result in results:
             if isinstance(result.features, DTESNError):
                 outcomes[result.id].error = result.features
             else:
@@ -244,55 +224,3 @@ def _json(spec: DTESNBatcherSpec, outcomes: Sequence[_Outcome]) -> bytes:
             results.append({"file": outcome.name, "nodes": outcome.nodes, "height": outcome.height, "shape": shape, "features": flat})
     head = {"name": model.name, "seed": model.seed, "membrane_depth": model.membrane_depth, "esn_size": model.esn_size}
     return orjson.dumps({"model": head, "results": results}, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
-
-
-class _Bar(Protocol):
-    """What the computation tells of its progress."""
-
-    def phase(self, title: str, total: int) -> None: ...
-    def done(self, count: int) -> None: ...
-    def reached(self, count: int) -> None: ...
-
-
-@dataclass(slots=True)
-class _Progress(AbstractContextManager["_Progress"]):
-    """A rich progress bar on standard error, shown on a terminal once the work has lasted _PATIENCE_S."""
-
-    quiet: bool
-    _began: float = field(default_factory=time.monotonic)
-    _title: str = ""
-    _total: int = 0
-    _count: int = 0
-    _shown: Any = None
-    _task: TaskID | None = None
-
-    def phase(self, title: str, total: int) -> None:
-        """What follows is `total` pieces of `title`."""
-        self._title, self._total, self._count = title, total, 0
-        if self._shown is not None and self._task is not None:
-            self._shown.update(self._task, description=title, total=total, completed=0)
-
-    def done(self, count: int) -> None:
-        """So many pieces more."""
-        self.reached(self._count + count)
-
-    def reached(self, count: int) -> None:
-        """So many pieces in all."""
-        self._count = count
-        if self._shown is None and not self.quiet and sys.stderr.isatty() and time.monotonic() - self._began > _PATIENCE_S:
-            self._show()
-        if self._shown is not None and self._task is not None:
-            self._shown.update(self._task, completed=count)
-
-    def _show(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._shown = Progress(*columns, console=Console(stderr=True), transient=True)
-        self._task = self._shown.add_task(self._title, total=self._total)
-        self._shown.start()
-
-    def __exit__(self, *_: object) -> None:
-        if self._shown is not None:
-            self._shown.stop()
