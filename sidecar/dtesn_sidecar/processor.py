@@ -20,6 +20,7 @@ import msgspec
 
 from dtesn_api.spec import BatchConfiguration, ModelConfiguration
 from dtesn_api.wire import BatchMetricsResponse, EngineIntegration, ModelInfo, PerformanceMetrics, RequestOptions
+from dtesn_sidecar.batching.entrance import ITEM
 from dtesn_sidecar.batching.manager import DynamicBatchManager
 from dtesn_sidecar.batching.snapshot import Completed
 from dtesn_sidecar.bulk import LEAST_TIMEOUT, MAX_FLOATS, chunks, floats, parsed, submitted
@@ -52,6 +53,7 @@ _METRICS_FRESH: Final = 0.05  # seconds for which the figures beside every answe
 _clock: Final = time.monotonic  # not the loop's, which uvloop rounds to milliseconds and reads once per turn
 
 R = TypeVar("R", bound=RequestOptions)
+E = TypeVar("E", bound=Exception)
 
 
 class DTESNProcessor:
@@ -233,6 +235,8 @@ class DTESNProcessor:
         build, left = await self._hold(wanted)
         try:
             completed = await self.manager.submit_detailed(job, priority, left, direct=not (enable_batching and self.batching_enabled))
+        except RequestTooLarge as error:
+            raise _naming(error, "input_data") from None
         finally:
             self._engine.store.release(wanted.esn_size)
         return self._processed(job, completed, began, build)
@@ -311,7 +315,7 @@ class DTESNProcessor:
                         if isinstance(outcome, Completed):
                             yield BatchOutcome(index, "success", self._processed(jobs[index], outcome, began, build))
                         else:
-                            yield BatchOutcome(index, "error", error=outcome)
+                            yield BatchOutcome(index, "error", error=_naming(outcome, f"inputs[{index}]"))
         finally:
             self._engine.store.release(wanted.esn_size)
 
@@ -402,6 +406,13 @@ class DTESNProcessor:
         self._probes += 1
         job = probe_of(self.config, self._probes)
         return job, work_of(self.config, job)
+
+
+def _naming(error: E, field: str) -> E:
+    """The error; where it names the manager's item, it names the caller's field instead."""
+    if isinstance(error, RequestTooLarge) and error.field == ITEM:
+        error.field = field
+    return error
 
 
 def _readout(model: ModelConfiguration) -> Readout | None:

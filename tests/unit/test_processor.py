@@ -139,6 +139,19 @@ async def test_an_input_beyond_max_nodes_is_too_large(processor: DTESNProcessor)
         await processor.process_with_dynamic_batching("x" * 501)
 
 
+async def test_what_the_queue_cannot_take_is_refused_by_the_name_of_its_field(tmp_path: Path) -> None:
+    model = ModelConfiguration(membrane_depth=1, esn_size=32, max_nodes=1000)
+    batching = BatchConfiguration(min_timeout=200, max_batch_nodes=1024, max_queue_nodes=1024)
+    async with DTESNProcessor(model, batch_config=batching, weights_folder=tmp_path) as processor:
+        with pytest.raises(RequestTooLarge) as refused:  # at twice the size a node counts twice
+            await processor.process_with_dynamic_batching("x" * 600, esn_size=64)
+        assert (refused.value.field, refused.value.value) == ("input_data", "1200 nodes")
+        outcomes = await processor.process_batch(["a", "x" * 600], esn_size=64)
+    assert [outcome.status for outcome in outcomes] == ["success", "error"]
+    assert isinstance(outcomes[1].error, RequestTooLarge)
+    assert outcomes[1].error.field == "inputs[1]"
+
+
 async def test_a_model_beyond_the_bound_is_refused_before_it_is_built(tmp_path: Path) -> None:
     model = ModelConfiguration(membrane_depth=1, esn_size=32, max_model_bytes=1_000_000)
     async with DTESNProcessor(model, weights_folder=tmp_path) as processor:

@@ -18,6 +18,9 @@ from .queue import Ahead
 SHEDDING: Final = frozenset({"queue_full", "queue_nodes", "deadline", "backlog"})
 """Refusals for want of time or room; the others say nothing about how fast answers come."""
 
+ITEM: Final = "item"
+"""The field that errors name: the argument of `submit`. Who took it from a field of his own puts that in its place."""
+
 
 class Admission(msgspec.Struct, frozen=True):
     """An accepted request's key, its predicted seconds for levels and nodes, its predicted wait and finish (None: not known)."""
@@ -96,10 +99,14 @@ def _check_size(core: Core, work: Work, charge: int, seconds: float) -> None:
     config = core.config
     if seconds > config.max_request_seconds and core.ledger.cost.known(work):
         detail = f"the request is predicted to compute for {seconds:.1f} s; at most {config.max_request_seconds:g} s are allowed"
-        raise RefusedError("too_large", RequestTooLarge(detail))
+        raise _too_large(detail, f"{seconds:.1f} s of compute", f"at most {config.max_request_seconds:g} s (max_request_seconds)")
     if charge > config.max_queue_nodes:
         detail = f"the request has {charge} nodes; the queue takes at most {config.max_queue_nodes}"
-        raise RefusedError("too_large", RequestTooLarge(detail))
+        raise _too_large(detail, f"{charge} nodes", f"at most {config.max_queue_nodes} nodes (max_queue_nodes)")
+
+
+def _too_large(detail: str, value: str, expected: str) -> RefusedError:
+    return RefusedError("too_large", RequestTooLarge(detail, field=ITEM, value=value, expected=expected))
 
 
 def _check_breakers(core: Core, *, direct: bool, now: float, jitter: float) -> None:

@@ -200,8 +200,19 @@ async def test_a_request_beyond_max_request_seconds_is_refused_with_both_figures
     async with manager:
         for n in (1, 2, 3):
             await manager.submit(n)
-        with pytest.raises(RequestTooLarge, match=r"100\.\d s; at most 30 s"):
+        with pytest.raises(RequestTooLarge, match=r"100\.\d s; at most 30 s") as refused:
             await manager.submit(1000)
+    error = refused.value
+    assert (error.field, error.value, error.expected) == ("item", "100.0 s of compute", "at most 30 s (max_request_seconds)")
+
+
+async def test_a_request_of_more_nodes_than_the_queue_takes_is_refused_with_both_figures() -> None:
+    manager = DynamicBatchManager(BatchConfiguration(max_queue_nodes=65_536), process=Device(), cost=lambda n: Work(nodes=number(n)))
+    async with manager:
+        with pytest.raises(RequestTooLarge) as refused:
+            await manager.submit(65_537)
+    error = refused.value
+    assert (error.field, error.value, error.expected) == ("item", "65537 nodes", "at most 65536 nodes (max_queue_nodes)")
 
 
 async def test_direct_requests_run_alone_and_wait_in_the_same_queue() -> None:
