@@ -44,7 +44,7 @@ def decode_body(body: bytes, kind: type[B]) -> B:
     except RecursionError:
         raise SpecInvalid([too_deep(_deep_field(body))]) from None
     except UnicodeDecodeError as error:
-        raise BodyMalformed(f"the body is not UTF-8: {error.reason} at byte {error.start} of a string") from None
+        raise _not_utf8(error) from None
     except msgspec.MsgspecError as error:
         raw, found = _objects(body, error)
     if "inputs" in kind.__struct_fields__:
@@ -79,6 +79,8 @@ def _objects(body: bytes, first: msgspec.MsgspecError) -> tuple[Any, list[Proble
         return msgspec.json.decode(body), []
     except msgspec.MsgspecError:
         pass
+    except UnicodeDecodeError as error:  # beyond what stopped the decoder above
+        raise _not_utf8(error) from None
     except RecursionError:  # in a field that is unknown or wrong already, for which the decoder above stopped before it was there
         raise SpecInvalid([too_deep(_deep_field(body))]) from None
     if not body.strip():
@@ -100,6 +102,10 @@ def _objects(body: bytes, first: msgspec.MsgspecError) -> tuple[Any, list[Proble
     if not found:
         raise BodyMalformed(f"the body is not JSON: {first}")
     return raw, found
+
+
+def _not_utf8(error: UnicodeDecodeError) -> BodyMalformed:
+    return BodyMalformed(f"the body is not UTF-8: {error.reason} at byte {error.start} of a string")
 
 
 def _integer(digits: str) -> int | float:

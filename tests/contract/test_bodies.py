@@ -115,7 +115,19 @@ def test_a_pair_of_halves_is_a_character() -> None:
     assert decode_body(b'{"input_data": "\\ud83d\\ude00"}', ProcessRequest).input_data == "\N{GRINNING FACE}"
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"input", b"\xff", b'{"input_data": "\xff"}', b'{"input_data": 1}}', b'{"input_data": 01}'])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"input",
+        b"\xff",
+        b'{"input_data": "\xff"}',
+        b'{"priority": "x", "input_data": "\xff"}',  # what is wrong first is no matter of UTF-8
+        b'{"input_data": 1}}',
+        b'{"input_data": 01}',
+    ],
+)
 def test_what_is_not_json_is_malformed(body: bytes) -> None:
     with pytest.raises(BodyMalformed):
         decode_body(body, ProcessRequest)
