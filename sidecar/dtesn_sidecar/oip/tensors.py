@@ -18,6 +18,7 @@ from dtesn_sidecar.compute.frames import Bytes
 from dtesn_sidecar.errors import InvalidInput
 
 _LENGTH: Final = struct.Struct("<I")
+_FLOAT_BITS: Final = 1024  # no integer of fewer bits is beyond float64
 
 
 def elements(shape: Sequence[int], field: str) -> int:
@@ -82,7 +83,8 @@ def floats_of_json(data: list[Any], shape: Sequence[int], field: str) -> NDArray
     try:
         wide = np.array(flat, dtype=np.float64)
     except OverflowError:
-        raise wrong(field, "holding an integer that no float can hold", "finite numbers") from None
+        index = next(index for index, value in enumerate(flat) if isinstance(value, int) and value.bit_length() >= _FLOAT_BITS)
+        raise wrong(f"{field}.data[{index}]", f"an integer of {flat[index].bit_length()} bits", "a finite number") from None
     with np.errstate(over="ignore"):
         return wide.astype(np.float32).reshape(shape)
 
