@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
+from dashboard import dashboard
 from metrics_page import metrics_reference
 from protocol import messages
 from reference import configuration_reference
@@ -21,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 GENERATORS: Mapping[str, Callable[[], str]] = {
     "docs/configuration.md": configuration_reference,
     "docs/metrics.md": metrics_reference,
+    "examples/monitoring/dashboard.json": dashboard,
     "sidecar/dtesn_sidecar/oip/rpc/open_inference_pb2.py": partial(messages, ".py"),
     "sidecar/dtesn_sidecar/oip/rpc/open_inference_pb2.pyi": partial(messages, ".pyi"),
 }

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 
 import aiohttp
 import pytest
@@ -58,7 +59,7 @@ class Collector:
         return values(self.received[0].resource)
 
 
-def values(holder: object) -> dict[str, object]:
+def values(holder: Any) -> dict[str, object]:
     """The attributes of a span, a link or a resource."""
     return {it.key: getattr(it.value, it.value.WhichOneof("value")) for it in holder.attributes}
 
