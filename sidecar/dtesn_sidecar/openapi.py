@@ -88,7 +88,7 @@ def document() -> dict[str, Any]:
             "/metrics": _get("metrics", "Prometheus metrics, or OpenMetrics by Accept.", _exposition(), {}),
             "/openapi.json": _get("openapi", "This document.", {MEDIA_JSON: {"schema": {"type": "object"}}}, {}),
             "/config": _get("config", "What is in force, and what is not and why.", _json("ConfigResponse"), {}),
-            "/": _get("page", "The live page.", _text("text/html"), {}),
+            "/": _unchanged(_get("page", "The live page.", _text("text/html"), {})),
             "/assets/{name}": _asset(),
             "/events": _events(),
             **oip.paths(oip.Common(_HEADERS, _RETRY_HEADER, _PARAMETERS)),
@@ -124,6 +124,12 @@ def _asset() -> dict[str, Any]:
     described = _get("asset", "A file of the live page.", content, {404: None})
     name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}, "example": "page.css"}
     described["get"]["parameters"] = [name, *_PARAMETERS]
+    return _unchanged(described)
+
+
+def _unchanged(described: dict[str, Any]) -> dict[str, Any]:
+    """Add the answer to who has this version already."""
+    described["get"]["responses"]["304"] = {"description": "If-None-Match names this version.", "headers": _HEADERS}
     return described
 
 

@@ -5,7 +5,7 @@
  *
  * @typedef {import("./figures.js").Point} Point
  * @typedef {{key: string, label: string, style: string, format: string, none?: string, step?: boolean, area?: boolean}} Series
- * @typedef {{label: string, series: Series[], least: number, ratio?: boolean, unit: string}} Plan
+ * @typedef {{label: string, series: Series[], least: number, unit: string, ratio?: boolean, height?: number}} Plan
  */
 import { make, say } from "./dom.js";
 import { inWords } from "./format.js";
@@ -13,7 +13,7 @@ import { inWords } from "./format.js";
 const SVG = "http://www.w3.org/2000/svg";
 const SPAN_SECONDS = 300;
 const GAP_SECONDS = 5; // points further apart are not joined
-const HEIGHT = 144;
+const HEIGHT = 144; // px, as in page.css; so is a plan's own
 const TOP = 8;
 const BOTTOM = 18;
 const TABLE_STEP = 15;
@@ -25,18 +25,17 @@ const MARGIN = 34;
  */
 function svg(name, attributes = {}) {
   const made = document.createElementNS(SVG, name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, String(value));
+  for (const [attribute, value] of Object.entries(attributes)) made.setAttribute(attribute, String(value));
   return made;
 }
 
 /**
- * A round number that is at least `value`: 1, 2 or 5 times a power of ten.
+ * A round number that is at least `value` > 0: an axis up to it has a round middle too.
  * @param {number} value
  */
-export function roundUp(value) {
+function roundUp(value) {
   const power = 10 ** Math.floor(Math.log10(value));
-  const digits = value / power;
-  return (digits <= 1 ? 1 : digits <= 2 ? 2 : digits <= 5 ? 5 : 10) * power;
+  return power * (/** @type {number} */ ([1, 2, 3, 4, 5, 6, 8].find((digits) => digits * power >= value) ?? 10));
 }
 
 export class Chart {
@@ -44,9 +43,13 @@ export class Chart {
   #plan;
   #svg = svg("svg", { role: "img" });
   #values = /** @type {HTMLElement[]} */ ([]);
-  #when = make("p", "when quiet");
+  #when = make("li", "when quiet");
+  #markEntry = make("li", "quiet");
+  #markWords = make("span");
   #details = /** @type {HTMLDetailsElement} */ (make("details"));
   #width = 0;
+  #height;
+  #marks = /** @type {number[]} */ ([]);
   /** @type {Point[]} */
   #points = [];
   /** @type {number | null} the time under the pointer */
@@ -60,6 +63,7 @@ export class Chart {
   constructor(host, plan, onCursor) {
     this.#host = host;
     this.#plan = plan;
+    this.#height = plan.height ?? HEIGHT;
     host.append(this.#legend(), this.#svg, this.#details);
     this.#details.append(make("summary", "", `${plan.label} as a table`));
     this.#details.addEventListener("toggle", () => this.#details.open && this.#fillTable());
@@ -81,6 +85,18 @@ export class Chart {
   }
 
   /**
+   * Draw lines across at these values, and say in the legend what they are.
+   * @param {number[]} values
+   * @param {string} words
+   */
+  mark(values, words) {
+    this.#marks = values;
+    say(this.#markWords, words);
+    this.#markEntry.hidden = false;
+    this.#draw();
+  }
+
+  /**
    * Show the values at this time in the legend; null: the latest.
    * @param {number | null} time
    */
@@ -93,13 +109,13 @@ export class Chart {
   #legend() {
     const list = make("ul", "legend");
     for (const series of this.#plan.series) {
-      const key = svg("svg", { viewBox: "0 0 18 8", "aria-hidden": "true" });
-      key.append(svg("path", { d: "M1 4H17", class: `key ${series.style}` }));
       const value = make("b");
       this.#values.push(value);
-      list.append(make("li", "", key, make("span", "", series.label), value));
+      list.append(make("li", "", key(series.style), make("span", "", series.label), value));
     }
-    list.append(this.#when);
+    this.#markEntry.append(key("mark"), this.#markWords);
+    this.#markEntry.hidden = true;
+    list.append(this.#markEntry, this.#when);
     return list;
   }
 
@@ -113,14 +129,15 @@ export class Chart {
     const end = Number(latest?.time ?? 0);
     const top = this.#top();
     const x = (/** @type {number} */ time) => MARGIN + (this.#width - MARGIN - 2) * (1 - (end - time) / SPAN_SECONDS);
-    const y = (/** @type {number} */ value) => TOP + (HEIGHT - TOP - BOTTOM) * (1 - Math.min(value, top) / top);
+    const y = (/** @type {number} */ value) => TOP + (this.#height - TOP - BOTTOM) * (1 - Math.min(value, top) / top);
     const drawn = [...this.#axes(top, x, y, end)];
+    for (const value of this.#marks) drawn.push(svg("line", { class: "mark", x1: MARGIN, x2: this.#width, y1: y(value), y2: y(value) }));
     for (const series of this.#plan.series) drawn.push(...lines(points, series, x, y));
     if (this.#cursor !== null && chosen) {
       const across = x(Number(chosen.time));
-      drawn.push(svg("line", { class: "cursor", x1: across, x2: across, y1: TOP, y2: HEIGHT - BOTTOM }));
+      drawn.push(svg("line", { class: "cursor", x1: across, x2: across, y1: TOP, y2: this.#height - BOTTOM }));
     }
-    this.#svg.setAttribute("viewBox", `0 0 ${this.#width} ${HEIGHT}`);
+    this.#svg.setAttribute("viewBox", `0 0 ${this.#width} ${this.#height}`);
     this.#svg.replaceChildren(...drawn);
     this.#svg.setAttribute("aria-label", this.#summary());
   }
@@ -128,7 +145,7 @@ export class Chart {
   #top() {
     if (this.#plan.ratio) return 1;
     let most = this.#plan.least;
-    for (const point of this.#points) for (const { key } of this.#plan.series) most = Math.max(most, point[key] ?? 0);
+    for (const point of this.#points) for (const series of this.#plan.series) most = Math.max(most, point[series.key] ?? 0);
     return roundUp(most);
   }
 
@@ -149,7 +166,7 @@ export class Chart {
       yield label;
     }
     for (const [seconds, text, anchor] of /** @type {const} */ ([[300, "\u22125 min", "start"], [150, "\u22122:30", "middle"], [0, "now", "end"]])) {
-      const label = svg("text", { x: x(end - seconds), y: HEIGHT - 3, "text-anchor": anchor });
+      const label = svg("text", { x: x(end - seconds), y: this.#height - 3, "text-anchor": anchor });
       label.textContent = text;
       yield label;
     }
@@ -158,12 +175,12 @@ export class Chart {
   #summary() {
     const { label, series, unit } = this.#plan;
     if (this.#points.length === 0) return `${label}: nothing was measured yet.`;
-    const parts = series.map(({ key, label: name, format }) => {
-      const values = this.#points.map((point) => point[key]).filter((value) => value !== null && value !== undefined);
-      if (values.length === 0) return `${name}: nothing was measured`;
+    const parts = series.map(({ key: name, label: said, format }) => {
+      const values = this.#points.map((point) => point[name]).filter((value) => value !== null && value !== undefined);
+      if (values.length === 0) return `${said}: nothing was measured`;
       const least = values.reduce((a, b) => Math.min(a, b));
       const most = values.reduce((a, b) => Math.max(a, b));
-      return `${name}: from ${inWords(least, format)} to ${inWords(most, format)}${unit}`;
+      return `${said}: from ${inWords(least, format)} to ${inWords(most, format)}${unit}`;
     });
     return `${label} over the last five minutes. ${parts.join("; ")}.`;
   }
@@ -180,7 +197,7 @@ export class Chart {
       if (!point || end - seconds - Number(point.time) > GAP_SECONDS) continue;
       const first = make("th", "", ago(seconds));
       first.setAttribute("scope", "row");
-      body.append(make("tr", "", first, ...this.#plan.series.map(({ key, format }) => make("td", "", inWords(point[key], format, "none")))));
+      body.append(make("tr", "", first, ...this.#plan.series.map((series) => make("td", "", inWords(point[series.key], series.format, "none")))));
     }
     table.append(make("thead", "", head), body);
     const scroll = make("div", "scroll", table);
@@ -235,6 +252,16 @@ function* lines(points, series, x, y) {
   }
 }
 
+/**
+ * The line of a series, in small.
+ * @param {string} style
+ */
+function key(style) {
+  const drawn = svg("svg", { viewBox: "0 0 18 8", "aria-hidden": "true" });
+  drawn.append(svg("path", { d: "M1 4H17", class: `key ${style}` }));
+  return drawn;
+}
+
 /** @param {string} text */
 function column(text) {
   const cell = make("th", "", text);
@@ -261,5 +288,5 @@ function ago(seconds) {
  * @param {number} value
  */
 function compact(value) {
-  return value >= 10_000 ? `${value / 1000}k` : String(value);
+  return value >= 1000 ? `${value / 1000}k` : String(value);
 }

@@ -51,15 +51,23 @@ const PLANS = {
     unit: "",
     series: [{ key: "load", label: "Load", style: "s1", format: "percent", area: true, none: "no data" }],
   },
+  queue: {
+    label: "Waiting requests",
+    least: 10,
+    unit: "",
+    height: 80,
+    series: [{ key: "pending", label: "Waiting", style: "s1", format: "count", area: true }],
+  },
 };
 const CONFIG_SECONDS = 30;
 
 const history = new History();
-/** @type {Chart[]} */
-const charts = [];
+/** @type {Map<string, Chart>} */
+const charts = new Map();
 const cursor = (/** @type {number | null} */ time) => charts.forEach((chart) => chart.point(time));
 for (const host of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("[data-chart]"))) {
-  charts.push(new Chart(host, PLANS[host.dataset.chart ?? ""], cursor));
+  const name = host.dataset.chart ?? "";
+  charts.set(name, new Chart(host, PLANS[name], cursor));
 }
 
 /** @type {Date | null} when the figures that are shown were taken */
@@ -80,7 +88,7 @@ function onEvent(data) {
   }
   shownAt = new Date(1000 * Number(history.latest?.time ?? 0));
   show(figures, history.latest);
-  for (const chart of charts) chart.show(history.points);
+  for (const chart of charts.values()) chart.show(history.points);
   if (performance.now() - configAt > 1000 * CONFIG_SECONDS) showConfig();
 }
 
@@ -123,6 +131,8 @@ async function showConfig() {
     say(byId("about"), `Model ${model.name}: depth ${model.membraneDepth}, size ${model.esnSize} \u00b7 ${config.backend}, ${workers}`);
     document.title = `${model.name} \u00b7 dtesn-batcher`;
     say(byId("window"), inWords(batching.performanceWindowSize, "count"));
+    const { lowLoadThreshold: low, highLoadThreshold: high } = batching;
+    charts.get("load")?.mark([low, high], `thresholds ${inWords(low, "percent")}, ${inWords(high, "percent")}`);
     say(byId("breaker-rule"), batching.enableCircuitBreaker ? `${batching.failureThreshold} failed batches in a row` : "never: it is switched off");
     say(byId("footer"), `Version ${config.version}.`);
     const wrong = config.reload_errors.map((/** @type {{message: string}} */ error) => error.message);
