@@ -127,11 +127,15 @@ class WorkerLost(Unavailable):
 
 
 class DeadlineExceeded(DTESNError):
-    """The deadline passed before the answer was ready (504)."""
+    """The deadline passed before the answer was ready (504).
+
+    `spent`, of one that was accepted: seconds queued, seconds computing, items of its batch (0: none) and why that was closed.
+    """
 
     status = 504
     code = "deadline_exceeded"
     retryable = True
+    spent: tuple[float, float, int, str] | None = None
 
 
 class ComputeFailed(DTESNError):

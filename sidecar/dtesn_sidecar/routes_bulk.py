@@ -44,11 +44,11 @@ async def stream(
     visit = request[VISIT]
     async with aclosing(in_order(outcomes)) as ordered:
         first = await anext(ordered)  # what is wrong with the call as a whole is raised here, while the status is open
+        _time(visit, first)  # of the others' times the head cannot know
         response = web.StreamResponse(headers={"Content-Type": MEDIA_NDJSON})
         edge.stamp(response, visit)
         await response.prepare(request)
         await _send(request, response, await _line(processor, first))
-        _time(visit, first)
         async for outcome in ordered:
             await _send(request, response, await _line(processor, outcome))
             _time(visit, outcome)

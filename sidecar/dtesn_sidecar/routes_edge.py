@@ -20,16 +20,16 @@ from aiohttp.web_request import BaseRequest
 
 from dtesn_api.names import HEADER_REQUEST_ID, HEADER_SERVER_TIMING, HEADER_TRACEPARENT, MEDIA_JSON, MEDIA_PROBLEM
 from dtesn_sidecar.batching.protocols import CALLER
-from dtesn_sidecar.errors import Draining
+from dtesn_sidecar.errors import DeadlineExceeded, Draining
 from dtesn_sidecar.health import Gate, Phase
 from dtesn_sidecar.logs import AccessLog, timestamp
 from dtesn_sidecar.oip import errors as oip
+from dtesn_sidecar.outputs import Timing
 from dtesn_sidecar.problems import HTTP_CODES, HttpError, answer_for, encoded
 from dtesn_sidecar.traces import DISCONNECTED
 
 if TYPE_CHECKING:
     from dtesn_sidecar.metrics import Metrics
-    from dtesn_sidecar.outputs import Timing
     from dtesn_sidecar.traces import RequestTrace, Traces
 
 log = logging.getLogger(__name__)
@@ -95,8 +95,11 @@ def server_timing(total: float, timing: Timing | None) -> str:
     if timing is None:
         return f"total;dur={1000 * total:.3f}"
     build = f"build;dur={1000 * timing.build:.3f}, " if timing.build else ""
+    queued = f"{build}queue;dur={1000 * timing.queue:.3f}"
+    if not timing.batch_items:  # it never left the queue
+        return f"{queued}, total;dur={1000 * total:.3f}"
     return (
-        f"{build}queue;dur={1000 * timing.queue:.3f}, compute;dur={1000 * timing.compute:.3f}, "
+        f"{queued}, compute;dur={1000 * timing.compute:.3f}, "
         f'batch;desc="{timing.batch_items}", closed;desc="{timing.closed_by}", total;dur={1000 * total:.3f}'
     )
 
@@ -210,6 +213,8 @@ class Edge:
         if oip.speaks(request.path):
             status, body, media = oip.status_of(status), oip.encoded(answer), MEDIA_JSON
         visit.code = answer.document.code
+        if visit.timing is None and isinstance(error, DeadlineExceeded) and error.spent is not None:
+            visit.timing = Timing(sum(error.spent[:2]), 0.0, *error.spent)
         if status == 500 or visit.code == "internal":
             log.error("request %s failed: %s", visit.request_id, type(error).__name__, exc_info=error)
         response = web.Response(status=status, body=body, headers={**answer.headers, "Content-Type": media})
@@ -253,8 +258,8 @@ class Edge:
                 "total_ms": round(1000 * (time.monotonic() - visit.began), 3),
                 "queue_ms": None if timing is None else round(1000 * timing.queue, 3),
                 "compute_ms": None if timing is None else round(1000 * timing.compute, 3),
-                "batch": None if timing is None else timing.batch_items,
-                "closed_by": None if timing is None else timing.closed_by,
+                "batch": None if timing is None else timing.batch_items or None,
+                "closed_by": None if timing is None else timing.closed_by or None,
             }
         )
 

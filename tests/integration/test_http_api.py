@@ -19,6 +19,7 @@ from dtesn_api.spec import ModelConfiguration
 from dtesn_sidecar import DTESNProcessor
 
 PROCESS = "/dtesn/process_with_batching"
+TIMES = r'queue;dur=[\d.]+, compute;dur=[\d.]+, batch;desc="\d+", closed;desc="\w+", total;dur=[\d.]+'
 TEXTS = ["a", "hello", "a longer text that has more nodes " * 3, "ümlaut 漢字", *(f"text number {i} " * (i % 5 + 1) for i in range(20))]
 
 
@@ -120,7 +121,7 @@ async def test_batch_process_streams_ndjson_in_order_where_accepted(http: aiohtt
         assert answer.status == 200
         assert answer.content_type == "application/x-ndjson"
         assert answer.headers["X-Request-ID"]
-        assert answer.headers["Server-Timing"]
+        assert re.fullmatch(TIMES, answer.headers["Server-Timing"])  # of the first answer
         items = [msgspec.json.decode(line, type=wire.BatchItem) async for line in answer.content]
     assert [item.index for item in items] == list(range(len(inputs)))
     assert [item.status == "error" for item in items] == [data == [] for data in inputs]
@@ -256,7 +257,20 @@ async def test_every_response_has_its_id_and_its_times(http: aiohttp.ClientSessi
             assert "total;dur=" in answer.headers["Server-Timing"]
     async with http.post(PROCESS, json={"input_data": "hello"}) as answer:
         timing = answer.headers["Server-Timing"]
-        assert re.fullmatch(r'queue;dur=[\d.]+, compute;dur=[\d.]+, batch;desc="\d+", closed;desc="\w+", total;dur=[\d.]+', timing)
+        assert re.fullmatch(TIMES, timing)
+
+
+async def test_a_504_says_where_its_time_went() -> None:
+    window = {"DTESN_BATCHING_STRATEGY": "fixed", "DTESN_BATCHING_MAX_BATCH_WAIT_MS": "10000", "DTESN_BATCHING_TARGET_BATCH_SIZE": "8"}
+    with running(window) as server:
+        async with aiohttp.ClientSession(server.url) as http, http.post(PROCESS, json={"input_data": "a", "timeout": 1e-6}) as answer:
+            assert answer.status == 504
+            assert re.fullmatch(r"queue;dur=[\d.]+, total;dur=[\d.]+", answer.headers["Server-Timing"])
+        server.terminate()
+        assert server.end() == 0
+        (record,) = server.records()
+    assert "queue_ms" in record
+    assert "batch" not in record
 
 
 async def test_a_request_id_is_echoed_where_it_is_sane_and_replaced_where_not(http: aiohttp.ClientSession) -> None:

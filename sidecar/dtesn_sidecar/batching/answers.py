@@ -54,13 +54,12 @@ class Answers:
     def expired(self, item: Item) -> None:
         """The deadline has come."""
         self._missed(item, "computing" if item.state is State.COMPUTING else "queued")
-        error = DeadlineExceeded(f"no answer within {item.deadline - item.arrival:.3f} s", retry_after=self.retry_after())
-        self.withdraw(item, error, "expired")
+        self.withdraw(item, self._too_late(item, f"no answer within {item.deadline - item.arrival:.3f} s"), "expired")
 
     def hopeless(self, item: Item, where: str) -> None:
         """The deadline can no longer be met: found at dispatch, or between two slices by the worker."""
         self._missed(item, where)
-        self.settle(item, DeadlineExceeded("the deadline can no longer be met", retry_after=self.retry_after()), "expired")
+        self.settle(item, self._too_late(item, "the deadline can no longer be met"), "expired")
 
     def fail(self, items: Iterable[Item], error: Exception) -> None:
         """All of these end with this error."""
@@ -70,6 +69,12 @@ class Answers:
     def fail_all(self, error: Exception) -> None:
         """Everything accepted ends with this error."""
         self.fail(self._outcomes.accepted.values(), error)
+
+    def _too_late(self, item: Item, detail: str) -> DeadlineExceeded:
+        error, now = DeadlineExceeded(detail, retry_after=self.retry_after()), self._clock()
+        queued = (item.dispatched if item.batch_items else now) - item.arrival
+        error.spent = queued, now - item.arrival - queued, item.batch_items, item.closed_by
+        return error
 
     def _missed(self, item: Item, where: str) -> None:
         self._watch.tell(self._watch.observer.deadline_missed, where)

@@ -140,9 +140,15 @@ async def test_a_hung_run_is_ended_and_liveness_fails_when_it_repeats() -> None:
 async def test_the_deadline_answers_even_while_the_batch_runs() -> None:
     async with DynamicBatchManager(process=Device(fixed=5.0)) as manager:
         started = asyncio.get_running_loop().time()
-        with pytest.raises(DeadlineExceeded):
+        with pytest.raises(DeadlineExceeded) as computing:
             await manager.submit(1, timeout=0.5)
         assert asyncio.get_running_loop().time() - started == pytest.approx(0.5, abs=1e-3)
+        with pytest.raises(DeadlineExceeded) as queued:
+            await manager.submit(2, timeout=0.25)
+    for error, spent in ((computing.value, (0.0, 0.5, 1, "full")), (queued.value, (0.25, 0.0, 0, ""))):
+        assert error.spent is not None
+        assert error.spent[:2] == pytest.approx(spent[:2], abs=2e-3)
+        assert error.spent[2:] == spent[2:]
 
 
 async def test_a_cancelled_caller_withdraws_its_item_from_the_queue() -> None:

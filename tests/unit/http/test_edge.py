@@ -53,6 +53,8 @@ def test_server_timing_says_where_the_time_went() -> None:
     assert server_timing(0.05, timing) == 'queue;dur=10.000, compute;dur=30.000, batch;desc="8", closed;desc="full", total;dur=50.000'
     assert server_timing(0.05, dataclasses.replace(timing, build=0.004)).startswith("build;dur=4.000, ")
     assert server_timing(0.0012, None) == "total;dur=1.200"
+    never_computed = dataclasses.replace(timing, compute=0.0, batch_items=0, closed_by="")
+    assert server_timing(0.05, never_computed) == "queue;dur=10.000, total;dur=50.000"
 
 
 def snapshot(**changed: bool) -> SimpleNamespace:
