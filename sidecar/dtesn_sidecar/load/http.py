@@ -83,7 +83,7 @@ async def get(
         )
     except aiohttp.ClientResponseError as error:  # its text bears the URL
         return NoData(f"not an HTTP answer: {quoted(error.message, hidden)}")
-    except aiohttp.InvalidURL:
+    except (aiohttp.InvalidURL, UnicodeError):  # a name that cannot be a host
         return NoData("the URL cannot be asked")
     except (aiohttp.ClientError, OSError) as error:
         return NoData(f"the connection failed: {type(error).__name__}: {quoted(str(error), hidden)}")
