@@ -25,6 +25,7 @@ from dtesn_api.problems import Problem, SpecInvalid
 from dtesn_api.schema import to_wire
 from dtesn_api.wire import ConfigResponse
 from dtesn_sidecar import cgroup, runfile
+from dtesn_sidecar.background import kept_going
 from dtesn_sidecar.config import Configuration, adopt, changes, watch
 from dtesn_sidecar.health import Gate, Phase
 from dtesn_sidecar.listening import stop_listening
@@ -128,7 +129,8 @@ class Sidecar:
             runs = self._run_file(bound)
             self._handle_signals(loop)
             _say(announce, f"listening on http://{f'[{host}]' if ':' in host else host}:{bound}")
-            background = [loop.create_task(self._metrics.measure_loop_lag()), loop.create_task(self._live.run())]
+            going = {"measuring the event loop's lag": self._metrics.measure_loop_lag, "the live page": self._live.run}
+            background = [loop.create_task(kept_going(what, run)) for what, run in going.items()]
             try:
                 if grpc_port is not None:
                     self._rpc = await listen_rpc(parts.inference, edge, host, grpc_port)
