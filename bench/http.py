@@ -10,6 +10,7 @@ from dataclasses import asdict
 
 from bench.capacity import CLIENTS, P99_BOUND_MS, Capacity, capacity, saturated
 from bench.drive import Sidecar, sidecar
+from bench.improvement import improvement
 from bench.plans import Outcome, Plan
 from bench.results import Curves, Part, Table, Target, figure, load_part
 from bench.section import Bench, arguments, main
@@ -233,6 +234,7 @@ PARTS = {
     "latency": (added_latency, "about 4.5 minutes (and 4 more where `capacity` was not measured before)"),
     "lone": (lone_client, "about 2 minutes"),
     "utilisation": (utilisation, "about 7 minutes"),
+    "improvement": (improvement, "about 5 minutes"),
 }
 
 if __name__ == "__main__":

@@ -1,0 +1,96 @@
+"""Whether the server's own estimate of its improvement is honest: beside the ratio of throughputs measured from outside.
+
+Two servers, loaded in turns. The one that batches is never asked for anything unbatched: it has no baseline but what it measures itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from bench.drive import Sidecar, sidecar
+from bench.plans import Plan
+from bench.results import Part, Table, Target, figure
+from bench.section import Bench
+from bench.stats import abba, median_interval
+
+FLATTERY = 1.15
+"""The estimate may be so many times what is measured, in the median; less is modesty."""
+
+
+@dataclass(frozen=True)
+class Situation:
+    """A closed loop of `clients`, and what differs from the default configuration."""
+
+    name: str
+    clients: int = 64
+    texts: Literal["mixed", "sentences"] = "mixed"
+    batching: Mapping[str, Any] = field(default_factory=dict)
+
+
+SITUATIONS = (
+    Situation("64 clients, sentences", texts="sentences"),
+    Situation("64 clients"),
+    Situation("16 clients", clients=16),
+    Situation("6 clients", clients=6),
+    Situation("64 clients, batches of at most 4", batching={"max_batch_size": 4, "target_batch_size": 4}),
+    Situation("64 clients, one batch at once", batching={"max_concurrent_batches": 1}),
+)
+
+
+def estimate(server: Sidecar) -> float:
+    """The server's own figure as a ratio. RuntimeError where it has none."""
+    metrics = server.json("/dtesn/batch_metrics")["metrics"]
+    if metrics["throughput_improvement"] is None:
+        raise RuntimeError(f"the server knows no improvement after a batched block: {metrics}")
+    return 1.0 + float(metrics["throughput_improvement"]) / 100.0
+
+
+async def measured(bench: Bench, servers: Mapping[bool, Sidecar], situation: Situation) -> tuple[list[float], list[float]]:
+    """By block: the ratio of throughputs, and the estimate at the end of the batched turn."""
+    for server in servers.values():
+        server.spec.pop("batching", None)
+        await server.reconfigure(**situation.batching)
+    rates: dict[bool, list[float]] = {False: [], True: []}
+    own: list[float] = []
+    for block, batching in abba(int(bench.span(4, 1))):
+        bench.at(f"{situation.name}, block {block + 1}, {'batched' if batching else 'direct'}")
+        plan = Plan(
+            port=servers[batching].port,
+            clients=situation.clients,
+            seconds=bench.span(4, 2),
+            warm_up=1.5,
+            batching=batching,
+            timeout=60.0,
+            texts=situation.texts,
+            seed=block,
+        )
+        rates[batching].append((await bench.run(plan)).rate)
+        if batching:
+            own.append(await asyncio.to_thread(estimate, servers[True]))
+    return [b / a for a, b in zip(rates[False], rates[True], strict=True)], own
+
+
+async def improvement(bench: Bench) -> Part:
+    """The server's estimate over the measured ratio, in each situation."""
+    targets, rows, data = [], [], {}
+    async with AsyncExitStack() as stack:
+        servers = {batching: await stack.enter_async_context(sidecar()) for batching in (False, True)}
+        await asyncio.sleep(bench.span(3, 1))  # idle, as it is before the first request: the baseline is measured
+        for situation in SITUATIONS:
+            outside, own = await measured(bench, servers, situation)
+            over = median_interval([a / b for a, b in zip(own, outside, strict=True)])
+            rows.append(
+                (situation.name, *(figure(median_interval(each).median, "x") for each in (outside, own)), f"{over.median - 1:+.0%}")
+            )
+            targets.append(Target.of(f"own estimate over measured improvement, {situation.name}", over, FLATTERY, 1.0, better="lower"))
+            data[situation.name] = {"outside": outside, "own": own}
+    table = Table(
+        "throughput batched over unbatched, closed loop, mixed-length text unless said",
+        ("", "measured outside", "server's own estimate", "deviation"),
+        rows,
+    )
+    return Part("improvement", 0, targets, [table], data=data)
