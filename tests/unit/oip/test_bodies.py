@@ -99,7 +99,9 @@ def test_fields_of_the_json_that_are_wrong_are_named(request_: object, said: str
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "1e39", "1" + 500 * "0"])
 def test_a_number_that_is_not_finite_is_named_with_its_place(number: str) -> None:
     body = f'{{"inputs": [{{"name": "SERIES", "datatype": "FP32", "shape": [1, 1, 1], "data": [{number}]}}]}}'
-    with pytest.raises(InvalidInput, match=r"SERIES(\.data|\[0\]\[0\])\[0\] is (nan|inf|an integer of 1661 bits), expected a finite number"):
+    with pytest.raises(
+        InvalidInput, match=r"SERIES(\.data|\[0\]\[0\])\[0\] is (nan|inf|an integer of 1661 bits), expected a finite number"
+    ):
         decode(body.encode(), Form(100, 1 << 20))
 
 
