@@ -19,7 +19,7 @@ from dtesn_sidecar.compute.inline import ThreadRunner
 from dtesn_sidecar.compute.pool import NICE, ProcessPool
 from dtesn_sidecar.compute.store import WeightStore
 from dtesn_sidecar.errors import InvalidInput
-from dtesn_sidecar.model.backend import select_backend
+from dtesn_sidecar.model.backend import select_backends
 
 if TYPE_CHECKING:
     from dtesn_api.spec import ModelConfiguration
@@ -52,7 +52,7 @@ class Engine:
             raise InvalidInput(f"workers is {workers}, expected 0 or more", field="workers", value=workers, expected="0 or more")
         self._model, self._workers, self._backend_name, self._command = model, workers, backend, tuple(command)
         self._readout = readout
-        self._backend: Backend | None = None
+        self._backends: list[Backend] = []
         self.runner: ProcessPool | ThreadRunner | None = None
         self._builder, self.helper = self._make_helpers()
         self.store = WeightStore(model, self._build, parent=weights_folder, forget=self._forget)
@@ -63,9 +63,9 @@ class Engine:
         Raises BackendUnavailable, WorkerLost where workers do not start, or what building the model raised.
         """
         self._builder, self.helper = self._make_helpers()
-        backend = self._backend = await asyncio.to_thread(select_backend, self._backend_name)
-        runner = self.runner = self._make_runner(backend)
-        log.info("backend %s on %s, %d workers", backend.name, backend.device, runner.workers)
+        self._backends = await asyncio.to_thread(select_backends, self._backend_name)
+        runner = self.runner = self._make_runner(self._backends)
+        log.info("backend %s on %s, %d workers", self.backend, self.device, runner.workers)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.store.start())
@@ -88,12 +88,12 @@ class Engine:
     @property
     def backend(self) -> str:
         """The backend taken at the start: `numpy` or `cupy`; until then the one asked for."""
-        return self._backend_name if self._backend is None else self._backend.name
+        return self._backends[0].name if self._backends else self._backend_name
 
     @property
     def device(self) -> str:
-        """The device in words, once started."""
-        return "" if self._backend is None else self._backend.device
+        """The devices in words, once started."""
+        return ", ".join(backend.device for backend in self._backends)
 
     @property
     def workers(self) -> int:
@@ -110,9 +110,9 @@ class Engine:
         """Process ids of the workers that are alive; empty where compute runs in this process."""
         return self.runner.pids if isinstance(self.runner, ProcessPool) else []
 
-    def _make_runner(self, backend: Backend) -> ProcessPool | ThreadRunner:
-        if backend.name != "numpy" or self._workers == 0:
-            return ThreadRunner(self._model, self.store.folder, [backend], readout=self._readout)
+    def _make_runner(self, backends: Sequence[Backend]) -> ProcessPool | ThreadRunner:
+        if backends[0].name != "numpy" or self._workers == 0:  # a thread for each device
+            return ThreadRunner(self._model, self.store.folder, backends, readout=self._readout)
         workers = cgroup.whole_cpus() if self._workers is None else self._workers
         return ProcessPool(self._model, self.store.folder, workers, command=self._command, readout=self._readout)
 

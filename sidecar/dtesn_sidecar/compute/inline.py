@@ -189,6 +189,7 @@ class ThreadRunner:
     # In the thread.
 
     def _serve(self, place: _Place, backend: Backend) -> None:
+        backend.use()
         reservoirs = Reservoirs(self._model, backend)
         while True:
             message = place.inbox.get()

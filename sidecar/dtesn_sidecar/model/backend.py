@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import logging
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -46,6 +46,9 @@ class Backend(Protocol):
     @property
     def device(self) -> str:
         """The device, in words."""
+
+    def use(self) -> None:
+        """Make the device the calling thread's: to be called once in each thread that computes."""
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """An array on the device, not initialised."""
@@ -96,6 +99,9 @@ class NumPyBackend:
     add = staticmethod(np.add)
     multiply = staticmethod(np.multiply)
     tanh = staticmethod(np.tanh)
+
+    def use(self) -> None:
+        """Any thread is on the CPU."""
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """Memory of this process."""
@@ -176,11 +182,28 @@ def _tile(rows: int, inner: int, outer: int) -> tuple[int, int] | None:
 
 
 class ArrayBackend:
-    """Any library of the Python array API standard, through array-api-compat; arrays live on `device` throughout."""
+    """Any library of the Python array API standard, through array-api-compat; arrays live on `device` throughout.
 
-    def __init__(self, xp: Any, device: Any = None, *, name: str, description: str, to_host: Any = np.asarray) -> None:
-        self._xp, self._device, self._to_host = xp, device, to_host
+    `use` is for libraries that compute on the current device of the thread, wherever their operands are.
+    """
+
+    def __init__(
+        self,
+        xp: Any,
+        device: Any = None,
+        *,
+        name: str,
+        description: str,
+        to_host: Any = np.asarray,
+        use: Callable[[], object] | None = None,
+    ) -> None:
+        self._xp, self._device, self._to_host, self._use = xp, device, to_host, use
         self.name, self.device = name, description
+
+    def use(self) -> None:
+        """Make the device the current one, where the library has such a thing."""
+        if self._use is not None:
+            self._use()
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
         """Zeros: some libraries fill anyway."""
@@ -261,26 +284,32 @@ class ArrayBackend:
 
 
 def select_backend(name: BackendName = "auto") -> Backend:
-    """The backend of this name; `auto` takes CuPy where a device is present and NumPy elsewhere, and warns where CuPy is there in vain.
+    """The backend of this name on its first device. Raises as `select_backends` does."""
+    return select_backends(name)[0]
 
-    Raises BackendUnavailable when `cupy` is asked for and is not installed or sees no device.
+
+def select_backends(name: BackendName = "auto") -> list[Backend]:
+    """The backend of this name, one for each of its devices.
+
+    `auto` takes CuPy where a device is present and NumPy elsewhere, and warns where CuPy is there in vain. Raises
+    BackendUnavailable when `cupy` is asked for and is not installed or sees no device.
     """
     if name == "numpy":
-        return NumPyBackend()
+        return [NumPyBackend()]
     if name not in ("auto", "cupy"):
         raise BackendUnavailable(f"backend is {name!r}, expected one of auto, numpy, cupy")
     try:
-        return _cupy_backend()
+        return _cupy_backends()
     except BackendUnavailable as error:
         if name == "cupy":
             raise
         reason = error.__cause__
         if not (isinstance(reason, ModuleNotFoundError) and reason.name == "cupy"):  # whoever installed it expects a device
             log.warning("CuPy is installed but cannot be used, so NumPy computes: %s", error)
-        return NumPyBackend()
+        return [NumPyBackend()]
 
 
-def _cupy_backend() -> Backend:
+def _cupy_backends() -> list[Backend]:
     try:
         cupy = importlib.import_module("cupy")
         compat = importlib.import_module("array_api_compat.cupy")
@@ -292,7 +321,11 @@ def _cupy_backend() -> Backend:
         raise BackendUnavailable(f"backend cupy: no CUDA device: {error}") from error
     if not count:
         raise BackendUnavailable("backend cupy: no CUDA device is present")
-    device = cupy.cuda.Device()
-    described = cupy.cuda.runtime.getDeviceProperties(device.id)["name"]
+    return [_on_device(cupy, compat, index) for index in range(count)]
+
+
+def _on_device(cupy: Any, compat: Any, index: int) -> Backend:
+    device = cupy.cuda.Device(index)
+    described = cupy.cuda.runtime.getDeviceProperties(index)["name"]
     label = described.decode() if isinstance(described, bytes) else str(described)
-    return ArrayBackend(compat, device, name="cupy", description=label, to_host=cupy.asnumpy)
+    return ArrayBackend(compat, device, name="cupy", description=label, to_host=cupy.asnumpy, use=device.use)

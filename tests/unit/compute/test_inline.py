@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import array_api_strict
 import numpy as np
 import pytest
 
@@ -18,7 +19,7 @@ from dtesn_sidecar.compute import inline
 from dtesn_sidecar.compute.inline import ThreadRunner
 from dtesn_sidecar.compute.job import Job, work_of
 from dtesn_sidecar.errors import ComputeFailed, OutOfMemory, WorkerLost
-from dtesn_sidecar.model.backend import NumPyBackend
+from dtesn_sidecar.model.backend import ArrayBackend, NumPyBackend
 from dtesn_sidecar.model.inputs import parse_input
 
 LONG = 250.0
@@ -162,6 +163,58 @@ async def test_stopping_fails_the_run_under_way_and_twice_is_once(
     await runner.stop()
     with pytest.raises(WorkerLost):
         await runner.run(entries(model, "abc"), lambda *_: None, hung_after=LONG)
+
+
+class Card(ArrayBackend):
+    """A device of array-api-strict in place of a GPU: whatever crosses over to another raises."""
+
+    def __init__(self, name: str) -> None:
+        host = array_api_strict.Device("CPU_DEVICE")
+        super().__init__(
+            array_api_strict,
+            array_api_strict.Device(name),
+            name="array-api-strict",
+            description=name,
+            to_host=lambda array: np.asarray(array_api_strict.asarray(array, device=host)),
+            use=lambda: self.used_by.append(threading.current_thread().name),
+        )
+        self.used_by: list[str] = []
+
+
+async def test_every_device_has_a_thread_of_its_own_and_they_compute_at_the_same_time(
+    model: ModelConfiguration, folder_of: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cards = [Card("device1"), Card("device2")]
+    together = threading.Barrier(2)
+    real = driving.drive
+
+    def drive(*arguments: Any, **options: Any) -> Any:
+        together.wait(LONG)  # passed only where both are computing
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(inline, "drive", drive)
+    runner = ThreadRunner(model, folder_of, cards)
+    await runner.start()
+    try:
+        assert runner.workers == 2
+        batches = [entries(model, "the one", "batch"), entries(model, "and the", "other")]
+        got: list[dict[int, Any]] = [{}, {}]
+        reports = await asyncio.gather(*(runner.run(b, g.__setitem__, hung_after=LONG) for b, g in zip(batches, got, strict=True)))
+    finally:
+        await runner.stop()
+    assert {report.worker for report in reports} == {0, 1}
+    assert [card.used_by for card in cards] == [["dtesn-compute-0"], ["dtesn-compute-1"]]
+    monkeypatch.undo()
+    alone = ThreadRunner(model, folder_of, [NumPyBackend()])
+    await alone.start()
+    try:
+        for batch, found in zip(batches, got, strict=True):
+            expected: dict[int, Any] = {}
+            await alone.run(batch, expected.__setitem__, hung_after=LONG)
+            for identity, value in expected.items():
+                np.testing.assert_allclose(found[identity], value, atol=1e-5)
+    finally:
+        await alone.stop()
 
 
 async def test_results_equal_those_of_another_size_after_it_was_forgotten(runner: ThreadRunner, model: ModelConfiguration) -> None:

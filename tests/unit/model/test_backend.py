@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import types
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.model.models import Features, compute, make, trees
 
-from dtesn_sidecar.model.backend import ArrayBackend, Backend, BackendUnavailable, NumPyBackend, select_backend
+from dtesn_sidecar.model.backend import ArrayBackend, Backend, BackendUnavailable, NumPyBackend, select_backend, select_backends
 from dtesn_sidecar.model.reservoir import RunItem
 from dtesn_sidecar.model.trees import Tree
 
@@ -109,7 +110,12 @@ def fake_cupy(devices: int | None) -> Any:
     runtime = types.SimpleNamespace(
         getDeviceCount=count, CUDARuntimeError=NoDriverError, getDeviceProperties=lambda _: {"name": b"Some GPU"}
     )
-    cupy.cuda = types.SimpleNamespace(runtime=runtime, Device=lambda: types.SimpleNamespace(id=0))
+    cupy.used = []
+
+    def device(index: int) -> Any:
+        return types.SimpleNamespace(id=index, use=lambda: cupy.used.append((threading.get_ident(), index)))
+
+    cupy.cuda = types.SimpleNamespace(runtime=runtime, Device=device)
     cupy.asnumpy = np.asarray
     return cupy
 
@@ -131,6 +137,19 @@ def test_cupy_is_taken_where_a_device_is_present_and_never_silently_replaced(
         assert "no CUDA device" in record.getMessage()
         with pytest.raises(BackendUnavailable, match="no CUDA device"):
             select_backend("cupy")
+
+
+def test_every_device_has_a_backend_of_its_own_which_a_thread_makes_its_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    cupy = fake_cupy(3)
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    monkeypatch.setitem(sys.modules, "array_api_compat.cupy", types.ModuleType("array_api_compat.cupy"))
+    backends = select_backends("auto")
+    assert [backend.device for backend in backends] == ["Some GPU"] * 3
+    assert cupy.used == [], "the device of this thread is nobody's business but its own"
+    for backend in backends:
+        backend.use()
+    assert cupy.used == [(threading.get_ident(), index) for index in range(3)]
+    assert [backend.name for backend in select_backends("numpy")] == ["numpy"]
 
 
 def test_cupy_that_is_not_installed_is_a_clear_error(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
