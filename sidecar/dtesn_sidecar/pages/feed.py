@@ -51,13 +51,14 @@ class Live:
         """Take a sample each second until cancelled. One that fails is logged, once until the next succeeds, and left out."""
         loop = asyncio.get_running_loop()
         due = loop.time()
+        epoch = time.time() - due  # once: points of the charts follow each other, also where the wall clock is set
         while True:
-            self.sample(loop.time(), time.time())
+            now = loop.time()
+            self._sample(now, epoch + now)
             due = max(due + SAMPLE_SECONDS, loop.time())  # what a busy loop missed is not made up for
             await asyncio.sleep(due - loop.time())
 
-    def sample(self, at: float, wall: float) -> None:
-        """Take one sample and wake the listeners."""
+    def _sample(self, at: float, wall: float) -> None:
         try:
             self._recorder.take(at, wall)
         except Exception:  # the page must not end the server, and what is wrong once may be right again
