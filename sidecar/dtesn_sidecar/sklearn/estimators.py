@@ -179,6 +179,7 @@ class _Fitted(_Network):
             fit = fit_readout(self._model(), self._features(trees), targets, alphas=self.alphas, folds=self.folds)
         self.readout_ = fit.readout
         self.alpha_ = fit.alpha
+        self.held_out_error_ = fit.error
         self.held_out_scores_ = fit.scores
         return self
 
@@ -201,7 +202,8 @@ class _Fitted(_Network):
 class DTESNClassifier(ClassifierMixin, _Fitted):  # type: ignore[misc, unused-ignore]
     """A classifier: ridge regression on coded classes, calibrated scores; the regularisation by leave-one-out or `folds`.
 
-    After `fit`: `classes_`, `readout_`, `alpha_`, `held_out_scores_` (accuracy, balanced_accuracy, log_loss).
+    After `fit`: `classes_`, `readout_`, `alpha_`, `held_out_scores_` (accuracy, balanced_accuracy, log_loss) and `held_out_error_`, the mean
+    squared error of the coded classes: what the regularisation is chosen by, and what parameters are best chosen by.
     """
 
     def fit(self, X: Inputs, y: Sequence[object] | Array) -> Self:
@@ -233,7 +235,8 @@ class DTESNClassifier(ClassifierMixin, _Fitted):  # type: ignore[misc, unused-ig
 class DTESNRegressor(RegressorMixin, _Fitted):  # type: ignore[misc, unused-ignore]
     """A regressor: ridge regression, of one target or several at once; the regularisation by leave-one-out or `folds`.
 
-    After `fit`: `readout_`, `alpha_`, `held_out_scores_` (mae, rmse, r2).
+    After `fit`: `readout_`, `alpha_`, `held_out_scores_` (mae, rmse, r2) and `held_out_error_`, the mean squared error in units of the
+    targets' variance.
     """
 
     def fit(self, X: Inputs, y: Sequence[object] | Array) -> Self:

@@ -174,12 +174,12 @@ def _header(data: bytes, name: str) -> dict[str, Any]:
     wanted = "a safetensors file written by `dtesn-sidecar fit`"
     if len(data) > MAX_BYTES:
         raise _refused(name, f"over {MAX_BYTES} bytes", "a readout file of at most that")
-    if data.startswith(_PICKLES):
-        raise _refused(name, "a pickle or an archive, which is never opened since loading one runs code", wanted)
     if len(data) < 8:
         raise _refused(name, f"{len(data)} bytes", wanted)
     (size,) = struct.unpack_from("<Q", data)
     if size > min(_MAX_HEADER, len(data) - 8):
+        if data.startswith(_PICKLES):  # only a hint: the length of a good header may begin with the same two bytes
+            raise _refused(name, "a pickle or an archive, which is never opened since loading one runs code", wanted)
         raise _refused(name, "no safetensors file (its first 8 bytes give no length of a header)", wanted)
     try:
         header = msgspec.json.decode(data[8 : 8 + size])
