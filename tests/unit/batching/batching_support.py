@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 from dtesn_sidecar.batching.item import Item, State
 from dtesn_sidecar.batching.protocols import Work
@@ -61,3 +62,8 @@ class Device:
         self.sizes.append(len(items))
         await asyncio.sleep(self.fixed + self.marginal * len(items))
         return [("result of", payload) for payload in items]
+
+
+async def gathered(manager: Any, items: Any, **named: Any) -> Any:
+    """The outcomes of all items, submitted at once."""
+    return await asyncio.gather(*(manager.submit(item, **named) for item in items), return_exceptions=True)

@@ -1,31 +1,24 @@
-"""The manager over a plain function and over a runner that fails, in virtual time."""
+"""The manager over a plain function: its life, its requests, its settings, in virtual time."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import Any
 
 import pytest
-from tests.unit.batching.batching_support import Device
+from tests.unit.batching.batching_support import Device, gathered
 
 from dtesn_api.spec import BatchConfiguration
 from dtesn_sidecar.batching.budget import SchedulingBudget
 from dtesn_sidecar.batching.manager import DynamicBatchManager
-from dtesn_sidecar.batching.performance import Performance
-from dtesn_sidecar.batching.protocols import SilentObserver, Work
+from dtesn_sidecar.batching.protocols import Work
 from dtesn_sidecar.batching.strategies import Close, Hold, Size
 from dtesn_sidecar.errors import (
-    BreakerOpen,
-    ComputeFailed,
     DeadlineExceeded,
     Draining,
     InvalidInput,
-    OutOfMemory,
     QueueFull,
     RequestTooLarge,
-    Unavailable,
-    WorkerLost,
 )
 
 pytestmark = pytest.mark.looptime(start=1000)
@@ -34,10 +27,6 @@ pytestmark = pytest.mark.looptime(start=1000)
 def number(item: object) -> int:
     assert isinstance(item, int)
     return item
-
-
-async def gathered(manager: Any, items: Any, **named: Any) -> Any:
-    return await asyncio.gather(*(manager.submit(item, **named) for item in items), return_exceptions=True)
 
 
 async def test_start_without_a_process_function_raises_and_it_may_be_set_until_then() -> None:
@@ -57,84 +46,6 @@ async def test_submit_outside_start_and_stop_is_refused() -> None:
         pass
     with pytest.raises(Draining):
         await manager.submit(1)
-
-
-async def test_an_output_of_another_length_fails_the_batch() -> None:
-    async def process(items: Any) -> Any:
-        return items[1:]
-
-    async with DynamicBatchManager(process=process) as manager:
-        with pytest.raises(ComputeFailed, match="0 results for 1 items"):
-            await manager.submit(1)
-
-
-async def test_an_exception_in_place_of_a_result_fails_that_item_alone_without_bisection() -> None:
-    calls = 0
-
-    async def process(items: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        await asyncio.sleep(0.01)
-        return [ValueError(f"bad {item}") if item == 3 else item for item in items]
-
-    async with DynamicBatchManager(process=process) as manager:
-        results = await gathered(manager, range(6))
-        runs = manager.snapshot().items_total
-    assert [r for r in results if not isinstance(r, Exception)] == [0, 1, 2, 4, 5]
-    assert str(results[3]) == "bad 3"
-    assert runs == 6
-
-
-async def test_a_poisoned_batch_fails_the_poison_alone() -> None:
-    async def process(items: Any) -> Any:
-        await asyncio.sleep(0.001)
-        if 13 in items:
-            raise ValueError("poison")
-        return items
-
-    events = []
-
-    class Watch(SilentObserver):
-        def bisected(self, event: Any) -> None:
-            events.append(event)
-
-    async with DynamicBatchManager(process=process, strategy="fixed", observer=Watch()) as manager:
-        results = await gathered(manager, range(32))
-    assert [n for n, r in enumerate(results) if isinstance(r, Exception)] == [13]
-    assert all(event.runs <= 2 * 5 + 2 for event in events)
-    assert events
-
-
-async def test_out_of_memory_is_retried_in_halves_and_a_single_item_gets_503() -> None:
-    async def process(items: Any) -> Any:
-        await asyncio.sleep(0.001)
-        if len(items) > 2 or "huge" in items:
-            raise MemoryError
-        return items
-
-    async with DynamicBatchManager(process=process, strategy="fixed") as manager:
-        results = await gathered(manager, [0, 1, 2, "huge", 4, 5, 6, 7])
-        cap = manager.snapshot().byte_cap
-    assert isinstance(results.pop(3), OutOfMemory)
-    assert results == [0, 1, 2, 4, 5, 6, 7]
-    assert cap is not None
-
-
-async def test_a_hung_run_is_ended_and_liveness_fails_when_it_repeats() -> None:
-    async def process(items: Any) -> Any:
-        await asyncio.sleep(1e6 if "stuck" in items else 0.001)
-        return items
-
-    async with DynamicBatchManager(process=process, strategy="fixed") as manager:
-        for _ in range(5):
-            await manager.submit(0)
-        results = await gathered(manager, ["stuck", *range(7)], timeout=300)
-        assert sum(isinstance(r, WorkerLost) for r in results) == 4
-        assert manager.snapshot().live
-        await gathered(manager, ["stuck", "stuck"], timeout=300)
-        assert not manager.snapshot().live
-        await manager.submit(0)
-        assert manager.snapshot().live
 
 
 async def test_the_deadline_answers_even_while_the_batch_runs() -> None:
@@ -229,77 +140,6 @@ async def test_direct_requests_run_alone_and_wait_in_the_same_queue() -> None:
     assert all(d.direct and d.batch_items == 1 and d.closed_by == "direct" for d in done)
 
 
-class Switch:
-    """A process function that fails as a whole while `broken`, and always in batches of several while `batches_broken`."""
-
-    broken = batches_broken = False
-
-    async def __call__(self, items: Any) -> Any:
-        await asyncio.sleep(0.01)
-        if self.broken or (self.batches_broken and len(items) > 1):
-            raise ConnectionError("down")
-        return items
-
-
-def breaker_config(**more: Any) -> BatchConfiguration:
-    return BatchConfiguration(failure_threshold=2, circuit_breaker_timeout=5, strategy="fixed", max_batch_wait_ms=5, **more)
-
-
-async def test_an_open_breaker_sends_requests_directly_until_a_probe_succeeds() -> None:
-    process, seen = Switch(), []
-
-    class Watch(SilentObserver):
-        def breaker_changed(self, event: Any) -> None:
-            seen.append((event.breaker, event.to))
-
-    async with DynamicBatchManager(breaker_config(), process=process, observer=Watch()) as manager:
-        process.broken = True
-        for _ in range(2):
-            await gathered(manager, [1])
-        assert manager.snapshot().breaker == "open"
-        process.broken = False
-        done = await manager.submit_detailed(1)
-        assert (done.direct, done.closed_by) == (True, "breaker")
-        await asyncio.sleep(5)
-        done = await manager.submit_detailed(1)
-        assert (done.direct, done.closed_by) == (False, "probe")
-        assert manager.snapshot().breaker == "closed"
-    assert seen == [("batch", "open"), ("batch", "half_open"), ("batch", "closed")]
-
-
-async def test_fallback_beyond_its_bound_gets_503_until_the_probe() -> None:
-    process = Switch()
-    async with DynamicBatchManager(breaker_config(max_direct_concurrency=1), process=process) as manager:
-        process.broken = True
-        for _ in range(2):
-            await gathered(manager, [1])
-        process.broken = False
-        results = await gathered(manager, range(3))
-    assert [isinstance(r, BreakerOpen) for r in results] == [False, True, True]
-    assert all(1 <= r.retry_after <= 6.25 for r in results[1:])
-
-
-async def test_when_direct_processing_fails_too_requests_get_503_at_once() -> None:
-    process = Switch()
-    async with DynamicBatchManager(breaker_config(), process=process) as manager:
-        process.broken = True
-        for _ in range(4):
-            await gathered(manager, [1])
-        assert manager.snapshot().direct_breaker == "open"
-        assert isinstance((await gathered(manager, [1]))[0], BreakerOpen)
-        assert isinstance((await gathered(manager, [1], direct=True))[0], BreakerOpen)
-
-
-async def test_errors_of_the_input_do_not_open_the_breaker() -> None:
-    async def process(items: Any) -> Any:
-        return [InvalidInput("not good") for _ in items]
-
-    async with DynamicBatchManager(breaker_config(), process=process) as manager:
-        for _ in range(10):
-            await gathered(manager, [1])
-        assert manager.snapshot().breaker == "closed"
-
-
 async def test_drain_answers_everything_accepted_and_refuses_the_rest() -> None:
     async with DynamicBatchManager(process=Device()) as manager:
         tasks = [asyncio.create_task(manager.submit(n)) for n in range(100)]
@@ -334,106 +174,6 @@ async def test_drain_closes_an_open_window_at_once() -> None:
     await manager.stop()
     assert asyncio.get_running_loop().time() - started < 0.1
     assert await task == ("result of", 1)
-
-
-class Broken:
-    name = "broken"
-
-    def size(self, view: Any) -> Any:
-        return Size(4, 0.01)
-
-    def close(self, view: Any) -> Any:
-        raise ZeroDivisionError("of the strategy")
-
-
-async def test_a_strategy_that_raises_is_replaced_by_fixed_and_counted(caplog: Any) -> None:
-    caplog.set_level(logging.CRITICAL)
-    async with DynamicBatchManager(process=Device(), strategy=Broken()) as manager:
-        assert await gathered(manager, range(5)) == [("result of", n) for n in range(5)]
-        shown = manager.snapshot()
-    assert shown.alive
-    assert (shown.strategy, shown.policy_failures) == ("fixed", 1)
-    assert "ZeroDivisionError" in str(shown.last_policy_failure)
-
-
-class Pairs:
-    name = "pairs"
-
-    def size(self, view: Any) -> Any:
-        return Size(2, 0.01)
-
-    def close(self, view: Any) -> Any:
-        return Close("pairs")
-
-
-async def test_a_strategy_of_ones_own_sizes_and_closes() -> None:
-    device = Device()
-    async with DynamicBatchManager(process=device, strategy=Pairs()) as manager:
-        for _ in range(10):
-            await gathered(manager, range(8))
-            await asyncio.sleep(1)
-        assert manager.snapshot().strategy == "pairs"
-    assert max(device.sizes[-8:]) == 2
-
-
-class Counting:
-    def __init__(self) -> None:
-        self.batches = 0
-
-    def record(self, batch: Any) -> None:
-        self.batches += 1
-
-    def baseline(self, work: Any, seconds: Any, now: Any) -> None: ...
-
-    def resize(self, window: Any) -> None: ...
-
-    def figures(self, now: Any) -> Any:
-        return Performance(avg_batch_size=float(self.batches))
-
-
-async def test_a_performance_calculator_of_ones_own_is_asked() -> None:
-    async with DynamicBatchManager(process=Device(), performance=Counting()) as manager:
-        await manager.submit(1)
-        await asyncio.sleep(0.1)
-        assert manager.snapshot().avg_batch_size == 1.0
-
-
-class Failing(SilentObserver):
-    def batch_done(self, event: Any) -> None:
-        raise RuntimeError("observer")
-
-
-async def test_an_observer_that_raises_is_logged_once_and_harms_nobody(caplog: Any) -> None:
-    async with DynamicBatchManager(process=Device(), observer=Failing()) as manager:
-        for n in range(3):
-            assert await manager.submit(n) == ("result of", n)
-        await asyncio.sleep(0.1)
-    assert sum("observer failed" in r.message for r in caplog.records) == 1
-
-
-def raises() -> float:
-    raise OSError("no load")
-
-
-async def test_a_load_tracker_that_raises_is_no_data(caplog: Any) -> None:
-    caplog.set_level(logging.CRITICAL)
-    async with DynamicBatchManager(load_tracker=raises, process=Device()) as manager:
-        await manager.submit(1)
-        shown = manager.snapshot()
-    assert shown.load is None
-    assert shown.policy_failures > 0
-
-
-async def test_an_async_load_tracker_is_polled_and_never_waited_for() -> None:
-    async def slow() -> Any:
-        await asyncio.sleep(3)
-        return 0.7
-
-    async with DynamicBatchManager(load_tracker=slow, process=Device()) as manager:
-        await manager.submit(1)
-        assert manager.snapshot().load is None
-        await asyncio.sleep(4)
-        assert manager.snapshot().load == 0.7
 
 
 async def test_a_budget_overrides_nodes_and_items() -> None:
@@ -509,22 +249,6 @@ async def test_different_shapes_never_share_a_batch() -> None:
     async with DynamicBatchManager(process=process, cost=lambda n: Work(shape=number(n) % 3)) as manager:
         assert await gathered(manager, range(60)) == list(range(60))
     assert set(mixed) == {1}
-
-
-async def test_a_dead_loop_leaves_nobody_waiting_and_health_knows() -> None:
-    manager = DynamicBatchManager(BatchConfiguration(strategy="fixed", max_batch_wait_ms=10_000), process=Device())
-    await manager.start()
-    task = asyncio.create_task(manager.submit(1))
-    await asyncio.sleep(0.01)
-    assert manager._dispatcher is not None
-    manager._dispatcher.task.cancel()
-    await asyncio.sleep(0.01)
-    with pytest.raises(Unavailable, match="dead"):
-        await task
-    with pytest.raises(Unavailable, match="dead"):
-        await manager.submit(2)
-    assert not manager.snapshot().alive
-    await manager.stop()
 
 
 async def test_stopping_is_not_undone_by_cancelling_the_one_who_stops() -> None:
