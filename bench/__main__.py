@@ -25,6 +25,7 @@ SECTIONS: dict[str, tuple[str, list[str]]] = {
     "overload": ("about 3.5 minutes", ["--quick"]),
     "faults": ("about 3 minutes", ["--quick"]),
     "memory": ("about 10.5 minutes", ["--quick"]),
+    "startup": ("about 1 minute", ["--quick"]),
 }
 OWN_FORM = ("kernel", "simulated")
 

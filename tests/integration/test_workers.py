@@ -20,7 +20,8 @@ from dtesn_sidecar.batching.protocols import Entry, RunReport, WorkerHung
 from dtesn_sidecar.compute.child import COMMAND, Child
 from dtesn_sidecar.compute.drive import summarise
 from dtesn_sidecar.compute.job import Job, work_of
-from dtesn_sidecar.compute.pool import NICE, ProcessPool
+from dtesn_sidecar.compute.pool import ProcessPool
+from dtesn_sidecar.compute.process import WORKER_NICE
 from dtesn_sidecar.errors import ComputeFailed, OutOfMemory, WorkerLost
 from dtesn_sidecar.model.backend import NumPyBackend
 from dtesn_sidecar.model.inputs import parse_input
@@ -297,7 +298,7 @@ async def test_termination_and_interrupt_are_the_parents_affair(start: Any) -> N
 async def test_workers_run_at_a_lower_priority_with_one_blas_thread(start: Any) -> None:
     pool = await start(command=COMMAND)
     process = psutil.Process(pool.pids[0])
-    assert process.nice() == min(19, psutil.Process().nice() + NICE)
+    assert process.nice() == min(19, psutil.Process().nice() + WORKER_NICE)
     assert process.environ()["OPENBLAS_NUM_THREADS"] == "1"
     await compute(pool, entries("abc" * 50))
     assert process.num_threads() == 1

@@ -7,6 +7,8 @@ import asyncio
 import logging
 import os
 import sys
+from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,7 @@ from dtesn_api.names import DEFAULT_PORT
 
 if TYPE_CHECKING:
     from dtesn_api.problems import SpecInvalid
+    from dtesn_sidecar.config import Configuration
 
 USAGE = """\
 Serve a Deep Tree Echo State Network over HTTP, batching requests dynamically.
@@ -51,7 +54,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--grpc-port",
         type=int,
         metavar="P",
-        help="also serve the Open Inference Protocol over gRPC on this port, 0 takes a free one (default: not at all; needs the extra grpc)",
+        help="also serve the Open Inference Protocol over gRPC on this port, 0 takes a free one (default: none; needs the extra grpc)",
     )
     parser.set_defaults(run=run)
 
@@ -67,6 +70,26 @@ def run(arguments: argparse.Namespace) -> int:
         configuration = load_configuration(arguments.config, os.environ, flags)
     except SpecInvalid as error:
         return _not_valid(error)
+    from dtesn_sidecar.compute.process import spares
+
+    spares.prepare(_children(configuration.spec.backend))  # they load their libraries while this process loads its own
+    try:
+        return _serve(arguments, configuration, flags)
+    finally:
+        spares.discard()
+
+
+def _children(backend: str) -> list[int]:
+    """The niceness of each child that a start with this backend wants: the builder of weights, then a worker per CPU."""
+    from dtesn_sidecar import cgroup
+    from dtesn_sidecar.compute.process import BUILDER_NICE, WORKER_NICE
+
+    on_gpu = backend == "cupy" or (backend == "auto" and find_spec("cupy") is not None)
+    return [BUILDER_NICE, *([] if on_gpu else [WORKER_NICE] * cgroup.whole_cpus())]
+
+
+def _serve(arguments: argparse.Namespace, configuration: Configuration, flags: Mapping[str, object]) -> int:
+    from dtesn_api.problems import SpecInvalid
     from dtesn_sidecar.app import Sidecar, new_loop
     from dtesn_sidecar.errors import DTESNError
     from dtesn_sidecar.logs import set_up
@@ -75,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
     set_up(logging_settings.level, logging_settings.format)
 
     async def main() -> None:
-        listen = configuration.spec.sidecar.port if port is None else port
+        listen = configuration.spec.sidecar.port if arguments.port is None else arguments.port
         await Sidecar(configuration, os.environ, flags).run(arguments.host, listen, sys.stdout, grpc_port=arguments.grpc_port)
 
     try:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from dtesn_api.spec import ModelConfiguration
 from dtesn_sidecar.compute.frames import Bytes
-from dtesn_sidecar.compute.helper import Helper
 from dtesn_sidecar.compute.messages import encode
 from dtesn_sidecar.model.weights import build_layer, save_layer
+
+if TYPE_CHECKING:
+    from dtesn_sidecar.compute.helper import Helper  # the parent's half, which the builder need not load
 
 PATIENCE = 300.0  # seconds for one layer: QR of the largest takes 6 on an idle core
 

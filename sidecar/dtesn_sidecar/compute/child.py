@@ -7,29 +7,22 @@ are non-blocking, and what the child does not take yet waits here.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import fcntl
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
 
 import msgspec
 
 from dtesn_sidecar.compute.frames import Bytes, FrameReader, FrameTooLarge, FrameWriter
 from dtesn_sidecar.compute.messages import ToChild, ToParent, decode_in_parent, encode
-
-COMMAND: Final = (sys.executable, "-P", "-m", "dtesn_sidecar.compute.worker")
-PIPE_BYTES: Final = 1 << 20  # holds the results of a whole batch, so that a worker seldom keeps any
-_ONE_THREAD: Final = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+from dtesn_sidecar.compute.process import COMMAND as COMMAND
+from dtesn_sidecar.compute.process import spares, start
 
 
 class Child:
     """One child process. Create it on a running event loop.
 
     `on_message` takes what it says; `on_exit` is called once when it is gone, however that came about, but for
-    `kill`. `blas_threads` is set in its environment before NumPy is loaded.
+    `kill`.
     """
 
     def __init__(
@@ -44,24 +37,8 @@ class Child:
         self._loop = asyncio.get_running_loop()
         self._on_message, self._on_exit = on_message, on_exit
         self._reader, self._writer = FrameReader(), FrameWriter()
-        theirs_in, self._to = _pipe(ours=1)
-        self._from, theirs_out = _pipe(ours=0)
-        try:
-            # Started on the loop's thread on purpose: the kernel ends the child when the *thread* that started it ends.
-            self._process = subprocess.Popen(  # noqa: S603 - our own module, or the command of a test
-                [*command, str(theirs_in), str(theirs_out), str(nice)],
-                pass_fds=(theirs_in, theirs_out),
-                stdin=subprocess.DEVNULL,
-                env={**(os.environ if environment is None else environment), **_ONE_THREAD},
-                start_new_session=True,  # an interrupt typed at a terminal is the parent's affair
-            )
-        except BaseException:
-            os.close(self._to)
-            os.close(self._from)
-            raise
-        finally:
-            os.close(theirs_in)
-            os.close(theirs_out)
+        started = (spares.take(command, nice) if environment is None else None) or start(command, nice, environment)
+        self._process, self._to, self._from = started.process, started.to, started.from_
         self._open, self._writing = True, False
         self._reaped: asyncio.Future[int] | None = None
         self._loop.add_reader(self._from, self._readable)
@@ -134,12 +111,3 @@ class Child:
             os.close(self._to)
             self._process.kill()
             self._reaped = asyncio.ensure_future(asyncio.to_thread(self._process.wait))
-
-
-def _pipe(ours: int) -> tuple[int, int]:
-    ends = os.pipe()
-    os.set_blocking(ends[ours], False)
-    if hasattr(fcntl, "F_SETPIPE_SZ"):
-        with contextlib.suppress(OSError):  # over the user's limit for pipes: the default works, with more turns of the loop
-            fcntl.fcntl(ends[ours], fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-    return ends

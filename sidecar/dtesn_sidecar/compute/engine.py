@@ -9,14 +9,15 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from dtesn_sidecar import cgroup
 from dtesn_sidecar.compute import building
 from dtesn_sidecar.compute.child import COMMAND
 from dtesn_sidecar.compute.helper import Helper
 from dtesn_sidecar.compute.inline import ThreadRunner
-from dtesn_sidecar.compute.pool import NICE, ProcessPool
+from dtesn_sidecar.compute.pool import ProcessPool
+from dtesn_sidecar.compute.process import BUILDER_NICE, WORKER_NICE
 from dtesn_sidecar.compute.store import WeightStore
 from dtesn_sidecar.errors import InvalidInput
 from dtesn_sidecar.model.backend import select_backends
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from dtesn_sidecar.model.readout.value import OutputLayer
 
 log = logging.getLogger(__name__)
-
-_BUILDER_NICE: Final = 10
 
 
 class Engine:
@@ -117,7 +116,7 @@ class Engine:
         return ProcessPool(self._model, self.store.folder, workers, command=self._command, readout=self._readout)
 
     def _make_helpers(self) -> tuple[Helper, Helper]:
-        return Helper(nice=_BUILDER_NICE, command=self._command), Helper(nice=NICE, command=self._command)
+        return Helper(nice=BUILDER_NICE, command=self._command), Helper(nice=WORKER_NICE, command=self._command)
 
     async def _build(self, esn_size: int, layer: int, folder: Path) -> float:
         return await building.build_in(self._builder, self._model, esn_size, layer, folder)

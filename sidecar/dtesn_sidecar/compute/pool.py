@@ -22,13 +22,13 @@ from dtesn_sidecar.compute.frames import Bytes, FrameTooLarge, split
 from dtesn_sidecar.compute.job import Job
 from dtesn_sidecar.compute.memory import MemoryBound
 from dtesn_sidecar.compute.messages import Drop, Forget, Item, Ready, Results, Run, Setup, ToParent, encode, error_of, run_report
+from dtesn_sidecar.compute.process import WORKER_NICE
 from dtesn_sidecar.errors import OutOfMemory, WorkerLost
 
 if TYPE_CHECKING:
     from dtesn_api.spec import ModelConfiguration
     from dtesn_sidecar.model.readout.value import OutputLayer
 
-NICE: Final = 5
 _PAUSES: Final = (0.0, 0.1, 0.5, 2.0, 5.0)  # seconds before a start, by the deaths since a run last succeeded
 _START_ATTEMPTS: Final = 3
 
@@ -73,7 +73,7 @@ class ProcessPool:
         *,
         memory: MemoryBound | None = None,
         command: Sequence[str] = COMMAND,
-        nice: int = NICE,
+        nice: int = WORKER_NICE,
         readout: OutputLayer | None = None,
     ) -> None:
         if workers < 1:
