@@ -79,8 +79,8 @@ class Service:
             except asyncio.CancelledError:
                 self._edge.called(visit, route, grpc.StatusCode.CANCELLED.name, peer=context.peer(), received=len(body), sent=0)
                 raise
-            except Exception as error:  # noqa: BLE001 - every error has its status; the unforeseen are logged by `_status`
-                code, detail, more = _status(error, visit)
+            except Exception as error:  # noqa: BLE001 - every error has its status; the unforeseen are logged by `status_of`
+                code, detail, more = status_of(error, visit)
             more[HEADER_REQUEST_ID.lower()] = visit.request_id
             more[HEADER_SERVER_TIMING.lower()] = server_timing(time.monotonic() - visit.began, visit.timing)
             self._edge.called(visit, route, code.name, peer=context.peer(), received=len(body), sent=len(answer))
@@ -117,22 +117,26 @@ class Service:
                 asked, trees = decode(body, form)
             else:
                 asked, trees = await decode_in(self._processor.helper, decode, body, form)
-            answer = await infer(self._processor, self._in_time(asked, context), trees, visit.began)
+            asked = in_time(asked, context.time_remaining(), self._processor.manager.config.max_timeout)
+            answer = await infer(self._processor, asked, trees, visit.began)
             visit.timing = answer.timing
             return encode(answer, config.name)
         finally:
             self._server.gate.leave()
 
-    def _in_time(self, asked: Asked, context: Context) -> Asked:
-        """With what is left of the call's own deadline, where that is sooner than the timeout, or there is none."""
-        left = context.time_remaining()
-        if left is None:
-            return asked
-        left = min(max(left, LEAST_TIMEOUT), self._processor.manager.config.max_timeout)
-        return replace(asked, timeout=left if asked.timeout is None else min(left, asked.timeout))
-
     def _known(self, named: pb.ModelReadyRequest | pb.ModelMetadataRequest) -> None:
         known(self._processor.config.name, named.name, named.version)
+
+
+def in_time(asked: Asked, left: float | None, most: float) -> Asked:
+    """The request with the seconds that are `left` of the call's own deadline (None: it has none), where its timeout is not sooner.
+
+    A deadline is no timeout that is out of range: beyond `most` it counts as that.
+    """
+    if left is None:
+        return asked
+    left = min(max(left, LEAST_TIMEOUT), most)
+    return replace(asked, timeout=left if asked.timeout is None else min(left, asked.timeout))
 
 
 def _read(kind: type[M], body: bytes) -> M:
@@ -143,7 +147,7 @@ def _read(kind: type[M], body: bytes) -> M:
         raise MalformedBody(f"the message is no {kind.__name__}") from None
 
 
-def _status(error: Exception, visit: Visit) -> tuple[grpc.StatusCode, str, dict[str, str]]:
+def status_of(error: Exception, visit: Visit) -> tuple[grpc.StatusCode, str, dict[str, str]]:
     """The status code of an error, its words, and metadata."""
     answer = answer_for(error, visit.request_id)
     document = answer.document
