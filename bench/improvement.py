@@ -36,8 +36,8 @@ SITUATIONS = (
     Situation("64 clients"),
     Situation("16 clients", clients=16),
     Situation("6 clients", clients=6),
-    Situation("64 clients, batches of at most 4", batching={"max_batch_size": 4, "target_batch_size": 4}),
-    Situation("64 clients, one batch at once", batching={"max_concurrent_batches": 1}),
+    Situation("64 clients, batches of at most 4", batching={"maxBatchSize": 4, "targetBatchSize": 4}),
+    Situation("64 clients, one batch at once", batching={"maxConcurrentBatches": 1}),
 )
 
 
