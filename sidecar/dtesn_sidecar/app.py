@@ -89,6 +89,7 @@ class Sidecar:
                 load=lambda: (self._tracker.get_current_load(), self._tracker.readings()),
                 config_hash=lambda: self._running.config_hash,
                 memory_bytes=self._memory,
+                worker_restarts=lambda: self._processor.worker_restarts,
             ),
         )
         self._processor = DTESNProcessor(

@@ -20,12 +20,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """Where the gauges are read at a scrape. `snapshot` is None before the manager has started."""
+    """Where the gauges are read at a scrape. `snapshot` is None before the manager has started.
+
+    `worker_restarts` counts every worker that was replaced: the manager tells only of those that had a batch.
+    """
 
     snapshot: Callable[[], ManagerSnapshot | None]
     load: Callable[[], tuple[float | None, list[SourceState]]]
     config_hash: Callable[[], str | None]
     memory_bytes: Callable[[], int | None]
+    worker_restarts: Callable[[], int] = int
 
 
 def collect(gauges: Gauges, snapshot: ManagerSnapshot | None) -> Iterator[Metric]:

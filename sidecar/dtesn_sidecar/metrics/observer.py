@@ -193,6 +193,9 @@ class Metrics:
         snapshot = self._gauges.snapshot()
         for worker in range(snapshot.workers if snapshot is not None else 0):
             self._busy.ensure(str(worker))
+        idle = self._gauges.worker_restarts() - sum(self._restarts.by("reason").values())
+        if idle > 0:  # died without a batch: nobody was told
+            self._restarts.add(idle, "died")
         yield from families(self)
         yield from collect(self._gauges, snapshot)
 

@@ -226,3 +226,17 @@ def test_the_format_is_the_one_that_is_preferred_and_nothing_in_the_header_is_an
     body, content_type = metrics.exposition(accept)
     assert content_type.startswith("application/openmetrics-text" if expected else "text/plain")
     assert body.endswith(b"# EOF\n") is expected
+
+
+def test_a_worker_that_died_without_a_batch_is_counted_too_and_none_twice() -> None:
+    replaced = 0
+    metrics = Metrics("m", Gauges(lambda: None, lambda: (None, []), lambda: None, lambda: None, lambda: replaced))
+    counted = {reason: f"dtesn_worker_restarts_total{{reason={reason}}}" for reason in ("died", "hung")}
+    replaced = 1
+    assert samples(metrics)[counted["died"]] == 1  # idle
+    replaced = 3
+    metrics.worker_restarted("died")
+    metrics.worker_restarted("hung")
+    for _ in range(2):
+        found = samples(metrics)
+        assert (found[counted["died"]], found[counted["hung"]]) == (2, 1)
