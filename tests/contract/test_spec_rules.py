@@ -27,6 +27,7 @@ BROKEN: dict[str, dict[str, Any]] = {
     "source name: not a built-in one": {"name": "system"},
     "value range: min < max": {"min": 1},
     "polling: interval <= stale after": {"intervalSeconds": 31},
+    "tls: only with https": {"tls": {}},
     "image: repository and tag together": {"repository": "example/dtesn"},
     "gpu: device plugin or claim": {"resourceName": "nvidia.com/gpu", "deviceClassName": "gpu.nvidia.com"},
     "env: value or valueFrom": {"value": "1", "valueFrom": {}},

@@ -119,6 +119,13 @@ class PrometheusSource(Section, frozen=True, kw_only=True):
             sentence="at most {stale_after_seconds}, or every reading is stale before the next",
             cel="self.intervalSeconds <= self.staleAfterSeconds",
         ),
+        Rule(
+            name="tls: only with https",
+            fields=("tls", "url"),
+            holds=lambda s: s.tls is None or s.url.startswith("https://"),
+            sentence="absent unless {url} begins with https",
+            cel="!has(self.tls) || self.url.startsWith('https://')",
+        ),
     )
 
 

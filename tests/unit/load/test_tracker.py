@@ -197,6 +197,67 @@ async def test_a_saturating_provider_counts_in_full_where_it_is_higher() -> None
         assert tracker.get_current_load() == 0.9
 
 
+async def test_a_saturating_provider_below_the_mean_counts_by_its_weight_like_any_other() -> None:
+    async with tracker_in_loop_time() as tracker:
+        tracker.add_load_provider(fixed(0.9), weight=3, name="busy")
+        tracker.add_load_provider(fixed(0.1), weight=1, name="calm", saturating=True)
+        await asyncio.sleep(0.1)
+        assert tracker.get_current_load() == pytest.approx(0.7)
+
+
+async def test_providers_of_every_kind_combine_by_weight_age_and_hold_as_time_goes_by() -> None:
+    """One is steady, one fails after its first answer (held 20 s), one hangs after it (stale after 10 s), one saturates from 30 s on."""
+    now = asyncio.get_running_loop().time
+    began = now()
+
+    def once(value: float, then: Callable[[], object]):
+        answers = iter([value])
+
+        async def provider() -> float:
+            for answer in answers:
+                return answer
+            await then()
+            raise OSError("gone")
+
+        return provider
+
+    async def filling() -> float:
+        return 0.95 if now() - began >= 30 else 0.0
+
+    async with tracker_in_loop_time() as tracker:
+        tracker.add_load_provider(fixed(0.4), weight=2, name="steady")
+        tracker.add_load_provider(once(1.0, lambda: asyncio.sleep(0)), weight=1, name="failing", hold=20)
+        tracker.add_load_provider(once(0.8, asyncio.Event().wait), weight=1, name="hanging", stale_after=10)
+        tracker.add_load_provider(filling, weight=1, name="filling", saturating=True)
+        at = {}
+        for second in (1, 9, 11, 19, 21, 29, 31):
+            await asyncio.sleep(began + second + 0.5 - now())
+            at[second] = tracker.get_current_load()
+        assert at[1] == at[9] == pytest.approx((2 * 0.4 + 1.0 + 0.8 + 0.0) / 5)
+        assert at[11] == at[19] == pytest.approx((2 * 0.4 + 1.0 + 0.0) / 4)  # the hanging one is stale
+        assert at[21] == at[29] == pytest.approx((2 * 0.4 + 0.0) / 3)  # the failing one is held no longer
+        assert at[31] == 0.95
+        reasons = {state.name: state.result.reason for state in tracker.readings() if isinstance(state.result, NoData)}
+        assert reasons == {"failing": "OSError: gone", "hanging": "stale: the last reading is 31.5 s old, the bound is 10 s"}
+
+
+async def test_a_reading_is_as_old_as_its_provider_says_for_staleness_and_for_hold() -> None:
+    now = asyncio.get_running_loop().time
+    answers = [Reading(0.5, now() - 8)]
+
+    async def provider() -> Reading:
+        return answers.pop()
+
+    async with tracker_in_loop_time() as tracker:
+        tracker.add_load_provider(provider, name="p", interval=1, stale_after=10, hold=12)
+        await asyncio.sleep(0.5)
+        assert tracker.readings()[0].age == pytest.approx(8.5)
+        await asyncio.sleep(3)  # 11.5 s old: beyond stale, and held since the next poll failed
+        assert tracker.get_current_load() == 0.5
+        await asyncio.sleep(1)
+        assert tracker.readings()[0].result == NoData("IndexError: pop from empty list")
+
+
 async def test_a_provider_of_weight_zero_is_off_and_never_asked() -> None:
     async with tracker_in_loop_time() as tracker:
         tracker.add_load_provider(lambda: pytest.fail("asked"), weight=0, name="off")
@@ -266,6 +327,13 @@ async def test_a_plain_function_may_block_since_it_runs_in_a_thread() -> None:
         assert tracker.get_current_load() is None
         let_go.set()
         await until(lambda: tracker.get_current_load() == 0.25)
+
+
+@pytest.mark.looptime(False)
+async def test_whatever_a_plain_function_raises_is_no_data() -> None:
+    async with ServerLoadTracker() as tracker:
+        tracker.add_load_provider(lambda: next(iter(())), name="p")  # StopIteration, which a coroutine cannot raise
+        await until(lambda: "StopIteration" in getattr(tracker.readings()[0].result, "reason", ""))
 
 
 @pytest.mark.looptime(False)
