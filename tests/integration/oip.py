@@ -17,7 +17,6 @@ from dtesn_sidecar.model.readout.value import OutputLayer, Readout
 
 TEXTS = ["hello", "reservoir", "äöü", "x" * 300]
 SERIES = np.sin(np.arange(3 * 20 * 2, dtype=np.float32)).reshape(3, 20, 2)
-CLOSE = {"rtol": 0, "atol": 2e-6}  # what an answer may differ by, alone or in any batch
 MICROSECONDS = LONG * 1_000_000
 
 
@@ -44,6 +43,12 @@ def features_of(server: Server, data: object) -> np.ndarray:
 def expected(server: Server, rows: list) -> np.ndarray:
     """The features of every row."""
     return np.stack([features_of(server, row) for row in rows])
+
+
+def assert_close(found: np.ndarray, wanted: np.ndarray) -> None:
+    """Equal to what an answer may differ by, alone or in any batch."""
+    assert found.dtype == wanted.dtype == np.float32
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-6)
 
 
 def write_readout(folder: Path, labels: tuple[str, ...] | None) -> dict[str, str]:

@@ -15,7 +15,7 @@ import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
 from tests.integration.http_client import client, eventually, metric
 from tests.integration.http_server import LONG, Server, running
-from tests.integration.oip import CLOSE, MICROSECONDS, SERIES, TEXTS, expected, running_rpc, write_readout
+from tests.integration.oip import MICROSECONDS, SERIES, TEXTS, assert_close, expected, running_rpc, write_readout
 from tritonclient.utils import InferenceServerException
 
 from dtesn_sidecar.oip.rpc import open_inference_pb2 as pb
@@ -109,13 +109,13 @@ async def test_the_asynchronous_client_sees_the_same(aio: triton_aio.InferenceSe
 def test_texts_get_the_features_of_the_products_own_endpoint(server: Server, sync: triton.InferenceServerClient) -> None:
     answer = sync.infer("dtesn", [text(*TEXTS)], request_id="7", timeout=MICROSECONDS)
     assert answer.get_response().id == "7"
-    np.testing.assert_allclose(answer.as_numpy("FEATURES"), expected(server, TEXTS), **CLOSE)
+    assert_close(answer.as_numpy("FEATURES"), expected(server, TEXTS))
 
 
 async def test_series_get_the_features_of_the_products_own_endpoint(server: Server, aio: triton_aio.InferenceServerClient) -> None:
     outputs = [triton.InferRequestedOutput("FEATURES")]
     answer = await aio.infer("dtesn", [series(SERIES)], outputs=outputs, model_version="1", timeout=MICROSECONDS)
-    np.testing.assert_allclose(answer.as_numpy("FEATURES"), expected(server, SERIES.tolist()), **CLOSE)
+    assert_close(answer.as_numpy("FEATURES"), expected(server, SERIES.tolist()))
 
 
 def test_typed_contents_are_read_as_raw_ones(server: Server, sync: triton.InferenceServerClient, address: str) -> None:
@@ -127,14 +127,14 @@ def test_typed_contents_are_read_as_raw_ones(server: Server, sync: triton.Infere
     with grpc.insecure_channel(address) as channel:
         answer = pb.ModelInferResponse.FromString(channel.unary_unary(INFER)(request.SerializeToString(), timeout=LONG))
     found = np.frombuffer(answer.raw_output_contents[0], dtype=np.float32).reshape(list(answer.outputs[0].shape))
-    np.testing.assert_allclose(found, expected(server, TEXTS), **CLOSE)
+    assert_close(found, expected(server, TEXTS))
 
 
 def test_a_large_message_is_read_in_another_process(server: Server, sync: triton.InferenceServerClient) -> None:
     rows = np.random.default_rng(1).normal(size=(200, 30, 4)).astype(np.float32)
     assert rows.nbytes > 64 << 10
     found = sync.infer("dtesn", [series(rows)], timeout=MICROSECONDS).as_numpy("FEATURES")
-    np.testing.assert_allclose(found[[0, 199]], expected(server, rows[[0, 199]].tolist()), **CLOSE)
+    assert_close(found[[0, 199]], expected(server, rows[[0, 199]].tolist()))
 
 
 async def test_priority_depth_and_size_are_parameters(server: Server, aio: triton_aio.InferenceServerClient) -> None:
@@ -263,7 +263,8 @@ def test_a_call_without_a_deadline_has_the_servers_default(tmp_path: Path) -> No
 async def test_a_call_that_is_cancelled_withdraws_its_rows() -> None:
     with running_rpc(SLOW) as (server, address):
         async with client(server) as http, triton_aio.InferenceServerClient(address) as aio:
-            waiting = asyncio.create_task(aio.infer("dtesn", [text(*("x" * 4000 for _ in range(256)))]))
+            rows = text(*("x" * 4000 for _ in range(256)))
+            waiting = asyncio.create_task(aio.infer("dtesn", [rows]))
             await eventually(lambda: metric(http, "dtesn_pending_requests"), lambda queued: queued > 0)
             waiting.cancel()
             await asyncio.gather(waiting, return_exceptions=True)

@@ -17,7 +17,7 @@ import tritonclient.http as triton
 import tritonclient.http.aio as triton_aio
 from tests.integration.http_client import client, eventually, metric
 from tests.integration.http_server import LONG, Server, running
-from tests.integration.oip import CLOSE, MICROSECONDS, SERIES, TEXTS, expected, write_readout
+from tests.integration.oip import MICROSECONDS, SERIES, TEXTS, assert_close, expected, write_readout
 from tritonclient.utils import InferenceServerException
 
 pytestmark = pytest.mark.timeout(300)
@@ -119,7 +119,7 @@ def test_texts_get_the_features_of_the_products_own_endpoint(
     answer = sync.infer("dtesn", [tensor], outputs=outputs, timeout=MICROSECONDS)
     found = answer.as_numpy("FEATURES")
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, expected(server, TEXTS), **CLOSE)
+    assert_close(found, expected(server, TEXTS))
     (described,) = answer.get_response()["outputs"]
     assert ("data" in described) is not binary_out
 
@@ -127,15 +127,15 @@ def test_texts_get_the_features_of_the_products_own_endpoint(
 @pytest.mark.parametrize("binary", [True, False])
 def test_series_get_the_features_of_the_products_own_endpoint(server: Server, sync: triton.InferenceServerClient, binary: bool) -> None:
     answer = sync.infer("dtesn", [series(SERIES, binary=binary)], model_version="1", timeout=MICROSECONDS)
-    np.testing.assert_allclose(answer.as_numpy("FEATURES"), expected(server, SERIES.tolist()), **CLOSE)
+    assert_close(answer.as_numpy("FEATURES"), expected(server, SERIES.tolist()))
 
 
 async def test_the_asynchronous_client_gets_the_same_answers(server: Server, aio: triton_aio.InferenceServerClient) -> None:
     texts, numbers = await asyncio.gather(
         aio.infer("dtesn", [text(TEXTS)], timeout=MICROSECONDS), aio.infer("dtesn", [series(SERIES)], timeout=MICROSECONDS)
     )
-    np.testing.assert_allclose(texts.as_numpy("FEATURES"), expected(server, TEXTS), **CLOSE)
-    np.testing.assert_allclose(numbers.as_numpy("FEATURES"), expected(server, SERIES.tolist()), **CLOSE)
+    assert_close(texts.as_numpy("FEATURES"), expected(server, TEXTS))
+    assert_close(numbers.as_numpy("FEATURES"), expected(server, SERIES.tolist()))
 
 
 def test_large_requests_and_answers_are_those_of_small_ones(server: Server, sync: triton.InferenceServerClient) -> None:
@@ -146,8 +146,8 @@ def test_large_requests_and_answers_are_those_of_small_ones(server: Server, sync
     as_json = sync.infer("dtesn", [series(rows, binary=False)], outputs=outputs, timeout=MICROSECONDS).as_numpy("FEATURES")
     as_bytes = sync.infer("dtesn", [series(rows)], timeout=MICROSECONDS).as_numpy("FEATURES")
     assert as_json.size > 16_384
-    np.testing.assert_allclose(as_json, as_bytes, **CLOSE)
-    np.testing.assert_allclose(as_bytes[[0, 199]], expected(server, rows[[0, 199]].tolist()), **CLOSE)
+    assert_close(as_json, as_bytes)
+    assert_close(as_bytes[[0, 199]], expected(server, rows[[0, 199]].tolist()))
 
 
 def test_depth_and_size_are_parameters(sync: triton.InferenceServerClient) -> None:
@@ -185,7 +185,7 @@ def test_compressed_requests_are_read(server: Server, sync: triton.InferenceServ
         response_compression_algorithm=algorithm,
         timeout=MICROSECONDS,
     )
-    np.testing.assert_allclose(answer.as_numpy("FEATURES"), expected(server, TEXTS), **CLOSE)
+    assert_close(answer.as_numpy("FEATURES"), expected(server, TEXTS))
 
 
 # -- errors --------------------------------------------------------------------------------------------------------------
@@ -353,7 +353,7 @@ def test_a_classifier_answers_with_labels_and_scores(tmp_path: Path) -> None:
             answer = sync.infer("dtesn", [text(TEXTS)], outputs=wanted, timeout=MICROSECONDS)
             assert [label.decode() for label in answer.as_numpy("PREDICTION")] == [each["prediction"] for each in outputs]
             scores = [[each["scores"][label] for label in labels] for each in outputs]
-            np.testing.assert_allclose(answer.as_numpy("SCORES"), scores, rtol=0, atol=1e-4)
+            assert answer.as_numpy("SCORES") == pytest.approx(np.array(scores), rel=0, abs=1e-4)
             assert json.loads(answer.get_output("SCORES")["parameters"]["labels"]) == list(labels)
             assert (answer.as_numpy("FEATURES") is None) is (wanted is alone)
         with pytest.raises(InferenceServerException, match="for this depth and size"):
@@ -368,5 +368,5 @@ def test_a_regression_answers_with_numbers(tmp_path: Path) -> None:
         body = {"input_data": TEXTS[0], "timeout": LONG}
         own = requests.post(f"{server.url}/dtesn/process", json=body, timeout=LONG).json()["result"]["processed_output"]["prediction"]
         answer = sync.infer("dtesn", [text(TEXTS[:1])], outputs=[triton.InferRequestedOutput("PREDICTION")], timeout=MICROSECONDS)
-        np.testing.assert_allclose(answer.as_numpy("PREDICTION"), [own], rtol=0, atol=1e-3)
+        assert answer.as_numpy("PREDICTION") == pytest.approx(np.array([own]), rel=0, abs=1e-3)
         sync.close()

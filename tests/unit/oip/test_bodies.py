@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
+from collections.abc import Callable
 from contextlib import suppress
 
 import numpy as np
@@ -124,7 +125,7 @@ def test_gzip_and_deflate_are_read_and_others_are_not() -> None:
             encoding_of(header)
 
 
-PACK = {"gzip": gzip.compress, "deflate": zlib.compress}
+PACK: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "deflate": zlib.compress}
 
 
 @given(st.binary(max_size=300), st.sampled_from(sorted(PACK)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import pytest
@@ -132,7 +133,7 @@ def test_the_public_protocol_reads_what_is_written(size: int, texts: list[str]) 
 def test_field_numbers_are_those_of_the_public_protocol() -> None:
     """An old client and this server must agree on them for ever."""
 
-    def numbers(message_type: object) -> dict[str, object]:
+    def numbers(message_type: Any) -> dict[str, object]:
         nested = {each.name: numbers(each) for each in message_type.nested_types}
         return {field.name: (field.number, field.type, field.is_repeated) for field in message_type.fields} | nested
 
