@@ -121,9 +121,9 @@ class PrometheusSource(Section, frozen=True, kw_only=True):
         ),
         Rule(
             name="tls: only with https",
-            fields=("tls", "url"),
+            fields=("url", "tls"),
             holds=lambda s: s.tls is None or s.url.startswith("https://"),
-            sentence="absent unless {url} begins with https",
+            sentence="an https URL where {tls} is given",
             cel="!has(self.tls) || self.url.startsWith('https://')",
         ),
     )
