@@ -139,9 +139,12 @@ class Edge:
 
     def _trace(self, traces: Traces, request: web.Request, visit: Visit, route: str) -> None:
         """Begin the span of a request that computes; what it submits carries it (each request runs in a context of its own)."""
-        visit.span = span = traces.begin(request.method, route, request.path, request.headers, time.monotonic() - visit.began)
-        visit.trace, visit.traceresponse = span.trace_id, span.traceresponse
-        CALLER.set(span.caller)
+        _follow(visit, traces.begin(request.method, route, request.path, request.headers, time.monotonic() - visit.began))
+
+    def trace_call(self, visit: Visit, method: str, metadata: Mapping[str, str]) -> None:
+        """The same for a call of gRPC, which has a context of its own too."""
+        if self._traces is not None:
+            _follow(visit, self._traces.begin_call(method, metadata, time.monotonic() - visit.began))
 
     def stamp(self, response: web.StreamResponse, visit: Visit) -> None:
         """Give a response the headers that every response has."""
@@ -239,6 +242,8 @@ class Edge:
 
     def called(self, visit: Visit, method: str, code: str, *, peer: str, received: int, sent: int) -> None:
         """A call of gRPC has ended, with the name of its status code."""
+        if visit.span is not None:
+            visit.span.end_call(code, visit.code)
         self._metrics.called(method.rpartition("/")[2], code)
         self._add(visit, {"method": "gRPC", "route": method, "status": code, "remote": peer, "received": received, "sent": sent})
 
@@ -262,6 +267,12 @@ class Edge:
                 "closed_by": None if timing is None else timing.closed_by or None,
             }
         )
+
+
+def _follow(visit: Visit, span: RequestTrace) -> None:
+    """What the request submits from now on is part of this trace."""
+    visit.span, visit.trace, visit.traceresponse = span, span.trace_id, span.traceresponse
+    CALLER.set(span.caller)
 
 
 class _Connection(web.RequestHandler):

@@ -41,12 +41,18 @@ class RequestTrace(Protocol):
     def end(self, status: int, code: str | None) -> None:
         """The answer was made, or (`DISCONNECTED`) nobody is there to have it. `code` is that of the problem document."""
 
+    def end_call(self, status: str, code: str | None) -> None:
+        """As `end`, of a call of gRPC, with the name of its status code."""
+
 
 class Traces(BatchObserver, Protocol):
     """Records spans of requests and batches."""
 
     def begin(self, method: str, route: str, path: str, headers: Mapping[str, str], seconds: float) -> RequestTrace:
         """The span of a request that came in `seconds` ago, continuing the trace that its headers name."""
+
+    def begin_call(self, method: str, headers: Mapping[str, str], seconds: float) -> RequestTrace:
+        """As `begin`, of a call of gRPC: `method` is `/service/method`, `headers` its metadata."""
 
     async def aclose(self) -> None:
         """Send what is recorded, within a bound."""

@@ -38,6 +38,13 @@ BATCH_SIZE: Final = "dtesn.batch.size"
 CLOSED_BY: Final = "dtesn.batch.closed_by"
 PRIORITY: Final = "dtesn.priority"
 OUTCOME: Final = "dtesn.outcome"
+# The status codes of gRPC in their order, and those that are the server's fault (OpenTelemetry's conventions for RPC servers).
+GRPC_STATUS: Final = (
+    *("OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED"),
+    *("RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE"),
+    *("DATA_LOSS", "UNAUTHENTICATED"),
+)
+GRPC_ERRORS: Final = ("UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS")
 
 
 class _Request:
@@ -71,16 +78,23 @@ class _Request:
 
     def end(self, status: int, code: str | None) -> None:
         """The answer was made."""
-        span = self._span
-        if not span.is_recording():
-            return
         if status != DISCONNECTED:
-            span.set_attribute(http_attributes.HTTP_RESPONSE_STATUS_CODE, status)
+            self._span.set_attribute(http_attributes.HTTP_RESPONSE_STATUS_CODE, status)
+        self._end(code, str(status) if status >= 500 else None)
+
+    def end_call(self, status: str, code: str | None) -> None:
+        """The call has ended."""
+        self._span.set_attribute("rpc.grpc.status_code", GRPC_STATUS.index(status))
+        self._end(code, status if status in GRPC_ERRORS else None)
+
+    def _end(self, code: str | None, error: str | None) -> None:
+        """`error`: what its type is unless `code` says it better; None: the server is not at fault."""
+        span = self._span
         if code is not None:
             span.set_attribute("dtesn.problem.code", code)
-        if status >= 500:
+        if error is not None:
             span.set_status(StatusCode.ERROR)
-            span.set_attribute(error_attributes.ERROR_TYPE, code or str(status))
+            span.set_attribute(error_attributes.ERROR_TYPE, code or error)
         span.end(self.now())
 
 
@@ -111,19 +125,23 @@ class OtelTraces(SilentObserver):
 
     def begin(self, method: str, route: str, path: str, headers: Mapping[str, str], seconds: float) -> _Request:
         """The span of a request that came in `seconds` ago."""
+        attributes = {
+            http_attributes.HTTP_REQUEST_METHOD: method,
+            http_attributes.HTTP_ROUTE: route,
+            url_attributes.URL_PATH: path,
+            url_attributes.URL_SCHEME: "http",
+        }
+        return self._begin(f"{method} {route}", headers, seconds, attributes)
+
+    def begin_call(self, method: str, headers: Mapping[str, str], seconds: float) -> _Request:
+        """The span of a call of gRPC that came in `seconds` ago."""
+        service, _, name = method.removeprefix("/").partition("/")
+        return self._begin(f"{service}/{name}", headers, seconds, {"rpc.system": "grpc", "rpc.service": service, "rpc.method": name})
+
+    def _begin(self, name: str, headers: Mapping[str, str], seconds: float, attributes: Mapping[str, str]) -> _Request:
         origin = time.time_ns() - time.monotonic_ns()
-        span = self._requests.start_span(
-            f"{method} {route}",
-            context=extract(headers),
-            kind=SpanKind.SERVER,
-            attributes={
-                http_attributes.HTTP_REQUEST_METHOD: method,
-                http_attributes.HTTP_ROUTE: route,
-                url_attributes.URL_PATH: path,
-                url_attributes.URL_SCHEME: "http",
-            },
-            start_time=origin + time.monotonic_ns() - _nanoseconds(seconds),
-        )
+        start = origin + time.monotonic_ns() - _nanoseconds(seconds)
+        span = self._requests.start_span(name, extract(headers), SpanKind.SERVER, attributes, start_time=start)
         return _Request(span, origin)
 
     def request_done(self, event: RequestDone) -> None:

@@ -12,11 +12,16 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import aiohttp
+import grpc
+import numpy as np
 import pytest
+import tritonclient.grpc.aio as triton
 from aiohttp import web
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest, ExportTraceServiceResponse
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span, Status
 from tests.integration.http_server import Server, running
+from tests.integration.oip import running_rpc
+from tritonclient.utils import InferenceServerException
 
 PROCESS = "/dtesn/process_with_batching"
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -95,7 +100,9 @@ async def ended(server: Server) -> int:
 async def post(
     http: aiohttp.ClientSession, path: str = PROCESS, headers: Mapping[str, str] | None = None, **body: object
 ) -> Mapping[str, str]:
-    async with http.post(path, json={"timeout": 100, **body}, headers=headers) as answer:
+    """The headers of the answer, and its status. A timeout of None is left out."""
+    given = {name: value for name, value in {"timeout": 100, **body}.items() if value is not None}
+    async with http.post(path, json=given, headers=headers) as answer:
         await answer.read()
         return {**answer.headers, "status": str(answer.status)}
 
@@ -199,6 +206,41 @@ async def test_the_inputs_of_a_bulk_call_are_spans_of_its_trace() -> None:
     assert set(links(request)) == set(map(ids, batches)) == {link for span in computed for link in links(span)}
     assert len(links(request)) == len(batches)
     assert all(links(batch) == [ids(request)] for batch in batches)
+
+
+async def test_a_call_of_grpc_and_a_request_of_the_open_inference_protocol_are_traces_too() -> None:
+    async with collecting() as collector:
+        with running_rpc({"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}, clean=False) as (server, address):
+            tensor = triton.InferInput("TEXT", [2], "BYTES")
+            tensor.set_data_from_numpy(np.array([b"a secret", b"text"], dtype=object))
+            async with triton.InferenceServerClient(address) as client:
+                await client.infer("dtesn", [tensor], headers=SAMPLED)
+                await client.get_model_metadata("dtesn")
+                with pytest.raises(InferenceServerException):
+                    await client.infer("another", [tensor], headers=SAMPLED)
+            async with aiohttp.ClientSession(server.url) as http:
+                inputs = [{"name": "TEXT", "datatype": "BYTES", "shape": [1], "data": ["a secret"]}]
+                assert (await post(http, "/v2/models/dtesn/infer", SAMPLED, inputs=inputs, timeout=None))["status"] == "200"
+            await ended(server)
+    answered, unknown = sorted(collector.spans("inference.GRPCInferenceService/ModelInfer"), key=lambda span: span.start_time_unix_nano)
+    (rest,) = collector.spans("POST /v2/models/{model}/infer")
+    for span in (answered, unknown, rest):
+        assert (span.trace_id.hex(), span.parent_span_id.hex(), span.kind) == (TRACE, PARENT, Span.SPAN_KIND_SERVER)
+        assert span.status.code == Status.STATUS_CODE_UNSET
+    assert values(answered) | {"dtesn.batch.closed_by": "", "dtesn.batch.size": 0} == {
+        "rpc.system": "grpc",
+        "rpc.service": "inference.GRPCInferenceService",
+        "rpc.method": "ModelInfer",
+        "rpc.grpc.status_code": grpc.StatusCode.OK.value[0],
+        "dtesn.priority": 1,
+        "dtesn.batch.size": 0,
+        "dtesn.batch.closed_by": "",
+    }
+    assert values(unknown)["rpc.grpc.status_code"] == grpc.StatusCode.NOT_FOUND.value[0]
+    assert values(rest)["url.path"] == "/v2/models/dtesn/infer"
+    parents = [span.parent_span_id for span in collector.spans("compute")]
+    assert (parents.count(answered.span_id), parents.count(rest.span_id), len(parents)) == (2, 1, 3)
+    assert not any(b"secret" in body for body in collector.bodies)
 
 
 async def test_what_is_refused_has_its_status_and_no_queueing_and_what_only_watches_is_no_trace() -> None:

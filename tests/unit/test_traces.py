@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import grpc
 import pytest
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -14,7 +15,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from dtesn_sidecar.batching.protocols import BatchObserver, RequestDone, SilentObserver, Work
 from dtesn_sidecar.traces import TracesUnavailable, asked_for, both
-from dtesn_sidecar.traces_otel import MAX_OPEN_BATCHES, OtelTraces
+from dtesn_sidecar.traces_otel import GRPC_ERRORS, GRPC_STATUS, MAX_OPEN_BATCHES, OtelTraces
 
 ROOT = Path(__file__).resolve().parents[2]
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}
@@ -82,6 +83,11 @@ def test_a_header_that_is_no_trace_begins_a_new_one() -> None:
         assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-0[13]", request.traceresponse)  # sampled; 3: of a random id, too
         assert int(request.trace_id, 16)
         assert request.trace_id not in header
+
+
+def test_the_status_codes_of_grpc_have_its_numbers() -> None:
+    assert {name: number for number, name in enumerate(GRPC_STATUS)} == {code.name: code.value[0] for code in grpc.StatusCode}
+    assert set(GRPC_ERRORS) < set(GRPC_STATUS)
 
 
 def test_opentelemetry_is_imported_in_one_file() -> None:
