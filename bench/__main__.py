@@ -26,6 +26,7 @@ SECTIONS: dict[str, tuple[str, list[str]]] = {
     "faults": ("about 3 minutes", ["--quick"]),
     "memory": ("about 10.5 minutes", ["--quick"]),
     "startup": ("about 1 minute", ["--quick"]),
+    "load": ("about 6 minutes", ["--quick"]),
 }
 OWN_FORM = ("kernel", "simulated")
 
