@@ -12,6 +12,54 @@ from dtesn_sidecar.metrics.catalogue import LATENCY_BUCKETS, METRICS, Metric
 ROOT = Path(__file__).resolve().parents[3]
 
 
+# The names that users have, written out once more: whoever renames one must come by here.
+CONTRACT: dict[str, tuple[str, set[str]]] = {
+    "dtesn_requests_total": ("counter", {"model", "priority", "outcome"}),
+    "dtesn_queue_seconds": ("histogram", set()),
+    "dtesn_compute_seconds": ("histogram", set()),
+    "dtesn_request_seconds": ("histogram", set()),
+    "dtesn_batch_size": ("histogram", set()),
+    "dtesn_batch_utilization_ratio": ("histogram", set()),
+    "dtesn_batch_size_current": ("gauge", set()),
+    "dtesn_batch_size_target": ("gauge", set()),
+    "dtesn_pending_requests": ("gauge", set()),
+    "dtesn_load_ratio": ("gauge", {"provider"}),
+    "dtesn_load_combined_ratio": ("gauge", set()),
+    "dtesn_load_age_seconds": ("gauge", {"provider"}),
+    "dtesn_breaker_state": ("gauge", {"state"}),
+    "dtesn_baseline_nodes_per_second": ("gauge", set()),
+    "dtesn_throughput_improvement_ratio": ("gauge", set()),
+    "dtesn_compute_memory_bytes": ("gauge", set()),
+    "dtesn_config_info": ("info", {"hash"}),
+    "dtesn_batches_total": ("counter", {"closed_by"}),
+    "dtesn_breaker_transitions_total": ("counter", {"to"}),
+    "dtesn_direct_requests_total": ("counter", {"reason"}),
+    "dtesn_deadline_misses_total": ("counter", set()),
+    "dtesn_cancellations_total": ("counter", set()),
+    "dtesn_nodes_total": ("counter", set()),
+    "dtesn_config_reload_errors_total": ("counter", set()),
+    # What the contract names in words.
+    "dtesn_batch_gap_seconds": ("histogram", set()),
+    "dtesn_loop_lag_seconds": ("histogram", set()),
+    "dtesn_slice_seconds": ("histogram", set()),
+    "dtesn_worker_busy_seconds_total": ("counter", {"worker"}),
+    "dtesn_wait_error_seconds": ("histogram", {"prediction"}),
+    "dtesn_oldest_queued_seconds": ("gauge", set()),
+    "dtesn_refusals_total": ("counter", {"reason"}),
+    "dtesn_nodes_for_nobody_total": ("counter", set()),
+    "dtesn_bisection_runs_total": ("counter", set()),
+    "dtesn_worker_restarts_total": ("counter", {"reason"}),
+    "dtesn_batch_items_total": ("counter", set()),
+    "dtesn_batch_places_total": ("counter", set()),
+}
+
+
+@pytest.mark.parametrize("name", list(CONTRACT))
+def test_a_metric_of_the_contract_has_its_name_type_and_labels(name: str) -> None:
+    metric = METRICS[name]
+    assert (metric.kind, set(metric.labels)) == CONTRACT[name]
+
+
 def test_the_catalogue_has_exactly_the_names_of_the_contract() -> None:
     assert set(METRICS) == {value for name, value in vars(names).items() if name.startswith("METRIC_")}
 
