@@ -150,6 +150,12 @@ def test_large_requests_and_answers_are_those_of_small_ones(server: Server, sync
     assert_close(as_bytes[[0, 199]], expected(server, rows[[0, 199]].tolist()))
 
 
+def test_many_rows_are_read_in_another_process_however_short(sync: triton.InferenceServerClient) -> None:
+    found = sync.infer("dtesn", [text(["a", "b"] * 600)], timeout=MICROSECONDS).as_numpy("FEATURES")
+    for one in (0, 1):
+        assert_close(found[one::2], np.broadcast_to(found[one], (600, 2, 2, 64)))
+
+
 def test_depth_and_size_are_parameters(sync: triton.InferenceServerClient) -> None:
     answer = sync.infer("dtesn", [text(["a", "b"])], timeout=MICROSECONDS, parameters={"membrane_depth": 1, "esn_size": 32})
     assert answer.as_numpy("FEATURES").shape == (2, 1, 2, 32)
@@ -199,6 +205,11 @@ def test_compressed_requests_are_read(server: Server, sync: triton.InferenceServ
         ({"inputs": [text([""])]}, "400", r"TEXT\[0\]"),
         ({"inputs": [series(np.full((1, 2, 1), np.nan, dtype=np.float32))]}, "400", r"SERIES\[0\]\[0\]\[0\] is nan"),
         ({"inputs": [text(["a", "b" * 5000])]}, "413", r"TEXT\[1\]"),
+        (
+            {"inputs": [text(["a"] * 200)], "parameters": {"membrane_depth": 16, "esn_size": 4096}},
+            "413",
+            "there are 200 rows, expected few enough that the answer has at most 16777216 numbers",
+        ),
         ({"outputs": [triton.InferRequestedOutput("LOGITS")]}, "400", r"outputs\[0\].name is 'LOGITS', expected one of FEATURES"),
         ({"outputs": [triton.InferRequestedOutput("FEATURES", class_count=3)]}, "400", "classification"),
         ({"priority": 4}, "400", r"parameters.priority is 4, expected 1 \(highest\) to 3"),

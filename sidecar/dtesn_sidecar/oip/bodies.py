@@ -8,33 +8,35 @@ from __future__ import annotations
 import zlib
 from typing import Final
 
-from msgspec import Struct
-
 from dtesn_api.bodies import BodyMalformed, decode_body
 from dtesn_api.inference import HEADER_JSON_LENGTH, InferInput, InferRequest
 from dtesn_sidecar.compute.frames import Bytes
 from dtesn_sidecar.errors import MalformedBody, RequestTooLarge, UnsupportedMediaType
 from dtesn_sidecar.model.trees import Tree
-from dtesn_sidecar.oip.requests import Asked, Tensor, asked, refuse_unsupported, rows
+from dtesn_sidecar.oip.requests import Asked, Reading, Tensor, asked, refuse_unsupported, rows
 from dtesn_sidecar.oip.tensors import wrong
 
 ENCODINGS: Final = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
 """Content-Encoding -> what zlib expects. `deflate` is the zlib format (RFC 9110, 8.4.1.2)."""
 
 
-class Form(Struct, frozen=True):
-    """How a body is to be read: the length of its JSON (None: all of it), its compression, and the bounds."""
+class Form(Reading, frozen=True, kw_only=True):
+    """How a body is to be read: its bound once uncompressed, the length of its JSON (None: all of it), and its compression."""
 
-    max_nodes: int
     max_bytes: int
     json_length: int | None = None
     encoding: str | None = None
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether it is compressed."""
+        return self.encoding is not None
 
 
 def decode(body: bytes, form: Form) -> tuple[Asked, list[Tree]]:
     """The request and the tree of each of its rows.
 
-    Raises MalformedBody, RequestTooLarge, InvalidInput, or SpecInvalid with every field of the JSON that is wrong.
+    Raises MalformedBody, RequestTooLarge, InvalidInput, ManyRows, or SpecInvalid with every field of the JSON that is wrong.
     """
     if form.encoding is not None:
         body = uncompressed(body, form.encoding, form.max_bytes)
@@ -47,7 +49,7 @@ def decode(body: bytes, form: Form) -> tuple[Asked, list[Tree]]:
         raise MalformedBody(str(error)) from None
     outputs = [(output.name, output.parameters or {}) for output in request.outputs or ()]
     wanted = asked(request.id or "", request.parameters or {}, outputs)
-    return wanted, rows(_tensors(request.inputs, memoryview(body)[length:]), form.max_nodes)
+    return wanted, rows(_tensors(request.inputs, memoryview(body)[length:]), form.max_nodes, form.here)
 
 
 def uncompressed(body: bytes, encoding: str, most: int) -> bytes:

@@ -4,17 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from dtesn_sidecar.compute.frames import Bytes
 from dtesn_sidecar.compute.helper import Helper
+from dtesn_sidecar.compute.offload import LARGE_BODY
 from dtesn_sidecar.model.trees import Tree
-from dtesn_sidecar.oip.requests import Asked
+from dtesn_sidecar.oip.requests import Asked, ManyRows, Reading
 
-F = TypeVar("F", bound=msgspec.Struct)
+MANY_ROWS: Final = 1024
+"""Rows, however short, that take some ms to read."""
+
+
+F = TypeVar("F", bound=Reading)
 Decode = Callable[[bytes, F], tuple[Asked, list[Tree]]]
+
+
+async def decoded(helper: Helper, decode: Decode[F], body: bytes, form: F) -> tuple[Asked, list[Tree]]:
+    """`decode(body, form)`, in the helper process where that would take long here. Raises what `decode` raises."""
+    if len(body) <= LARGE_BODY and not form.may_grow:
+        try:
+            return decode(body, replace(form, here=MANY_ROWS))
+        except ManyRows:
+            pass
+    return await decode_in(helper, decode, body, form)
 
 
 async def decode_in(helper: Helper, decode: Decode[F], body: bytes, form: F) -> tuple[Asked, list[Tree]]:

@@ -24,6 +24,18 @@ _UNSUPPORTED: Final = ("shared_memory_region", "classification")  # of tensors: 
 _MICROSECONDS: Final = 1_000_000
 
 
+class Reading(Struct, frozen=True, kw_only=True):
+    """How the bytes of a request are to be read: the bound on nodes, and the most rows that are read `here` (None: any number)."""
+
+    max_nodes: int
+    here: int | None = None
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether what is read may be much larger than its bytes."""
+        return False
+
+
 class Asked(Struct, frozen=True):
     """A request without its rows. Priority and timeout (seconds) are ours; None is the default. `outputs`: names, and whether binary."""
 
@@ -83,11 +95,17 @@ def asked(id_: str, parameters: Mapping[str, object], outputs: Sequence[tuple[st
     )
 
 
-def rows(inputs: Sequence[Tensor], max_nodes: int) -> list[Tree]:
-    """The tree of each row of the one input. Raises InvalidInput and RequestTooLarge, naming the row."""
+class ManyRows(Exception):
+    """There are more rows than are read here: they are to be read where nobody waits."""
+
+
+def rows(inputs: Sequence[Tensor], max_nodes: int, here: int | None = None) -> list[Tree]:
+    """The tree of each row of the one input. Raises InvalidInput and RequestTooLarge, naming the row, and ManyRows beyond `here`."""
     if len(inputs) != 1:
         raise wrong("inputs", f"of {len(inputs)} tensors", f"exactly one, {INPUT_TEXT} or {INPUT_SERIES}")
     tensor = inputs[0]
+    if here is not None and tensor.shape and here < tensor.shape[0] <= MAX_ROWS:
+        raise ManyRows
     if tensor.name == INPUT_TEXT:
         return [parse_input(text, "text", max_nodes=max_nodes, field=f"TEXT[{row}]") for row, text in enumerate(_texts(tensor))]
     if tensor.name == INPUT_SERIES:

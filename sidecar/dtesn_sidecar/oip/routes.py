@@ -9,11 +9,10 @@ from aiohttp import web
 
 from dtesn_api.inference import HEADER_JSON_LENGTH, Live, ModelReady, Ready
 from dtesn_api.names import MEDIA_JSON
-from dtesn_sidecar.compute.offload import LARGE_BODY
 from dtesn_sidecar.oip.answers import body_of
 from dtesn_sidecar.oip.bodies import Form, decode, encoding_of, json_length_of
 from dtesn_sidecar.oip.errors import ROOT
-from dtesn_sidecar.oip.offload import decode_in
+from dtesn_sidecar.oip.offload import decoded
 from dtesn_sidecar.oip.outputs import model_metadata
 from dtesn_sidecar.oip.requests import known
 from dtesn_sidecar.oip.running import infer
@@ -94,9 +93,7 @@ class _Rest:
             encoding=encoding_of(headers.get("Content-Encoding")),
         )
         body = await body_bytes(request, most)
-        if len(body) <= LARGE_BODY and form.encoding is None:  # what is compressed may grow to any size
-            return decode(body, form)
-        return await decode_in(self._processor.helper, decode, body, form)
+        return await decoded(self._processor.helper, decode, body, form)
 
     def _known(self, request: web.Request) -> str:
         model = request.match_info["model"]

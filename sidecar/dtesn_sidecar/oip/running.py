@@ -13,7 +13,8 @@ from msgspec import UNSET
 from numpy.typing import NDArray
 
 from dtesn_api.inference import OUTPUT_FEATURES
-from dtesn_sidecar.errors import DTESNError
+from dtesn_sidecar.bulk import MAX_FLOATS
+from dtesn_sidecar.errors import DTESNError, RequestTooLarge
 from dtesn_sidecar.oip.outputs import Output, Prediction, chosen, offered, outputs_of
 from dtesn_sidecar.outputs import Timing, predicted
 from dtesn_sidecar.requests import Options
@@ -72,11 +73,16 @@ async def _rows(processor: DTESNProcessor, trees: list[Tree], options: Options, 
     timing: Timing | None = None
     outcomes = processor.stream_batch(trees, accepted_at=accepted_at, held=True, **options)
     async with aclosing(outcomes):  # what is left is withdrawn where a row fails and where the client goes away
-        async for outcome in outcomes:
-            if outcome.result is None:
-                raise _of_row(outcome.error, outcome.index, len(trees))
-            found[outcome.index] = outcome.result.processed_output
-            timing = longest(timing, outcome.result.timing)
+        try:
+            async for outcome in outcomes:
+                if outcome.result is None:
+                    raise _of_row(outcome.error, outcome.index, len(trees))
+                found[outcome.index] = outcome.result.processed_output
+                timing = longest(timing, outcome.result.timing)
+        except RequestTooLarge as error:
+            if error.field != "inputs":
+                raise
+            raise _too_many(len(trees)) from None  # in the words of this protocol
     if timing is None or len(found) != len(trees):
         raise RuntimeError(f"{len(found)} outcomes of {len(trees)} rows")
     return [found[index] for index in range(len(trees))], timing
@@ -110,3 +116,8 @@ def _of_row(error: Exception | None, index: int, count: int) -> Exception:
         value=error.value,
         expected=error.expected,
     )
+
+
+def _too_many(count: int) -> RequestTooLarge:
+    allowed = f"few enough that the answer has at most {MAX_FLOATS} numbers"
+    return RequestTooLarge(f"there are {count} rows, expected {allowed}", field="rows", value=count, expected=allowed)

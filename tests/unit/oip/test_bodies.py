@@ -7,7 +7,9 @@ import json
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,10 +20,14 @@ from dtesn_sidecar.errors import InvalidInput, MalformedBody, RequestTooLarge, U
 from dtesn_sidecar.model.trees import Tree
 from dtesn_sidecar.oip.bodies import Form, decode, encoding_of, json_length_of, uncompressed
 from dtesn_sidecar.oip.offload import decode_there
-from dtesn_sidecar.oip.requests import Asked
+from dtesn_sidecar.oip.requests import Asked, ManyRows
 from dtesn_sidecar.oip.tensors import strings_to_bytes
 
 SERIES = np.arange(12, dtype=np.float32).reshape(2, 3, 2)
+
+
+def form(json_length: int | None = None, **more: Any) -> Form:
+    return Form(max_nodes=100, max_bytes=1 << 20, json_length=json_length, **more)
 
 
 def body_of(inputs: list[dict], *binary: bytes, **rest: object) -> tuple[bytes, int]:
@@ -31,7 +37,7 @@ def body_of(inputs: list[dict], *binary: bytes, **rest: object) -> tuple[bytes, 
 
 def read(inputs: list[dict], *binary: bytes, **rest: object) -> tuple[Asked, list[Tree]]:
     body, length = body_of(inputs, *binary, **rest)
-    return decode(body, Form(100, 1 << 20, length))
+    return decode(body, form(length))
 
 
 def text(size: int, **more: object) -> dict:
@@ -94,7 +100,7 @@ def test_what_does_not_fit_together_is_named(inputs: list[dict], binary: bytes, 
 )
 def test_fields_of_the_json_that_are_wrong_are_named(request_: object, said: str) -> None:
     with pytest.raises(SpecInvalid, match=said):
-        decode(json.dumps(request_).encode(), Form(100, 1 << 20))
+        decode(json.dumps(request_).encode(), form())
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "1e39", "1" + 500 * "0"])
@@ -103,12 +109,12 @@ def test_a_number_that_is_not_finite_is_named_with_its_place(number: str) -> Non
     with pytest.raises(
         InvalidInput, match=r"SERIES(\.data|\[0\]\[0\])\[0\] is (nan|inf|an integer of 1661 bits), expected a finite number"
     ):
-        decode(body.encode(), Form(100, 1 << 20))
+        decode(body.encode(), form())
 
 
 def test_a_length_beyond_the_body_is_malformed() -> None:
     with pytest.raises(MalformedBody, match="Inference-Header-Content-Length is 9, but the body has 2 bytes"):
-        decode(b"{}", Form(100, 1 << 20, 9))
+        decode(b"{}", form(9))
 
 
 @pytest.mark.parametrize("header", ["", "-1", "1.5", "+3", " 4", "99999999999", "１"])
@@ -161,14 +167,14 @@ def test_a_body_with_any_damage_is_read_or_the_clients_error(data: st.DataObject
         at = data.draw(st.integers(0, len(body)))
         body[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
     with suppress(SpecInvalid, InvalidInput, MalformedBody, RequestTooLarge):
-        decode(bytes(body), Form(100, 1 << 20, data.draw(st.sampled_from([length, None, 0, len(body)]))))
+        decode(bytes(body), form(data.draw(st.sampled_from([length, None, 0, len(body)]))))
 
 
 def test_the_helper_reads_what_the_loop_reads() -> None:
     packed = strings_to_bytes(["some", "text"])
     body, length = body_of([text(len(packed))], packed, id="7", outputs=[{"name": "FEATURES"}], parameters={"timeout": 5})
-    wanted, trees = decode(body, Form(100, 1 << 20, length))
-    settings_ = {"max_nodes": 100, "max_bytes": 1 << 20, "json_length": length, "encoding": None}
+    wanted, trees = decode(body, form(length))
+    settings_ = msgspec.to_builtins(form(length))
     (there, headers), buffers = decode_there((("dtesn_sidecar.oip.bodies", "decode", "Form"), settings_), [memoryview(body)])
     assert there == {
         "id": "7",
@@ -181,3 +187,10 @@ def test_the_helper_reads_what_the_loop_reads() -> None:
     }
     assert len(headers) == len(buffers) == 2
     assert [bytes(buffer) for buffer in buffers] == [bytes(tree.labels) for tree in trees]
+
+
+def test_many_rows_are_left_to_where_nobody_waits() -> None:
+    body, length = body_of([{"name": "TEXT", "datatype": "BYTES", "shape": [3], "data": ["a", "b", "c"]}])
+    with pytest.raises(ManyRows):
+        decode(body, form(length, here=2))
+    assert len(decode(body, form(length, here=3))[1]) == 3

@@ -21,7 +21,7 @@ from dtesn_sidecar.oip.running import Inferred
 from dtesn_sidecar.oip.tensors import strings_of_bytes, strings_to_bytes
 from dtesn_sidecar.outputs import Timing
 
-FORM = Form("dtesn", 100)
+FORM = Form(model="dtesn", max_nodes=100)
 SERIES = np.arange(12, dtype=np.float32).reshape(2, 3, 2)
 Tensor = pb.ModelInferRequest.InferInputTensor
 

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from google.protobuf.message import DecodeError, Message
-from msgspec import Struct
 
 from dtesn_api.inference import BYTES, FP32, MODEL_VERSION, ModelMetadata, ServerMetadata
 from dtesn_sidecar.compute.frames import Bytes
 from dtesn_sidecar.errors import MalformedBody
 from dtesn_sidecar.model.trees import Tree
-from dtesn_sidecar.oip.requests import Asked, Tensor, asked, known, refuse_unsupported, rows
+from dtesn_sidecar.oip.requests import Asked, Reading, Tensor, asked, known, refuse_unsupported, rows
 from dtesn_sidecar.oip.rpc import open_inference_pb2 as pb
 from dtesn_sidecar.oip.tensors import elements, raw_bytes, strings_to_bytes, wrong
 
@@ -28,17 +27,16 @@ _MOST_ID: Final = 1024
 _RAW_OUTPUT_TAG: Final = bytes([pb.ModelInferResponse.RAW_OUTPUT_CONTENTS_FIELD_NUMBER << 3 | 2])  # of a field with its length before it
 
 
-class Form(Struct, frozen=True):
-    """How a message is to be read: the model that is served, and its bound."""
+class Form(Reading, frozen=True, kw_only=True):
+    """How a message is to be read: the model that is served."""
 
     model: str
-    max_nodes: int
 
 
 def decode(body: bytes, form: Form) -> tuple[Asked, list[Tree]]:
     """The request of a ModelInferRequest and the tree of each of its rows.
 
-    Raises MalformedBody, NotFound, InvalidInput, RequestTooLarge.
+    Raises MalformedBody, NotFound, InvalidInput, RequestTooLarge, ManyRows.
     """
     try:
         message = pb.ModelInferRequest.FromString(body)
@@ -53,7 +51,7 @@ def decode(body: bytes, form: Form) -> tuple[Asked, list[Tree]]:
         if count > most:
             raise wrong(field, f"of length {count}", f"at most {most}")
     outputs = [(output.name, _parameters(output.parameters)) for output in message.outputs]
-    return asked(message.id, _parameters(message.parameters), outputs), rows(_tensors(message), form.max_nodes)
+    return asked(message.id, _parameters(message.parameters), outputs), rows(_tensors(message), form.max_nodes, form.here)
 
 
 def encode(answer: Inferred, model: str) -> bytes:

@@ -16,9 +16,8 @@ from multidict import CIMultiDict
 
 from dtesn_api.names import HEADER_REQUEST_ID, HEADER_SERVER_TIMING
 from dtesn_sidecar.bulk import LEAST_TIMEOUT
-from dtesn_sidecar.compute.offload import LARGE_BODY
 from dtesn_sidecar.errors import MalformedBody
-from dtesn_sidecar.oip.offload import decode_in
+from dtesn_sidecar.oip.offload import decoded
 from dtesn_sidecar.oip.outputs import model_metadata
 from dtesn_sidecar.oip.requests import known
 from dtesn_sidecar.oip.rpc import open_inference_pb2 as pb
@@ -114,11 +113,8 @@ class Service:
         self._server.gate.enter()
         try:
             config = self._processor.config
-            form = Form(config.name, config.max_nodes)
-            if len(body) <= LARGE_BODY:
-                asked, trees = decode(body, form)
-            else:
-                asked, trees = await decode_in(self._processor.helper, decode, body, form)
+            form = Form(model=config.name, max_nodes=config.max_nodes)
+            asked, trees = await decoded(self._processor.helper, decode, body, form)
             asked = in_time(asked, context.time_remaining(), self._processor.manager.config.max_timeout)
             answer = await infer(self._processor, asked, trees, visit.began)
             visit.timing = answer.timing
