@@ -12,6 +12,7 @@ leave-one-out error on the other nine. Run it as a program, or cell by cell in a
 import re
 import statistics
 from itertools import product
+from typing import Any
 
 import numpy as np
 from chemicals import Tb, Tb_methods
@@ -101,7 +102,7 @@ trees = [tree(smiles) for smiles in data]
 console.print(f"CC(C)CC is {tree('CC(C)CC')}")
 
 # %% Candidates, and the choice among them, which sees nothing but the samples that it is given
-GRID = [
+GRID: list[dict[str, Any]] = [
     {"spectral_radius": spectral_radius, "leak_rate": leak_rate, "input_scaling": input_scaling}
     for spectral_radius, leak_rate, input_scaling in product((0.3, 0.45, 0.6, 0.9), (0.6, 1.0), (0.1, 0.5))
 ]

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import csv
 import io
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -28,6 +30,8 @@ from dtesn_sidecar.model.trees import Tree
 Task = Literal["classification", "regression"]
 FORMATS: Final = ".csv, .tsv, .jsonl, .ndjson, .npz or .ts"
 _MOST_NAMED: Final = 16
+_UNREADABLE: Final = (ValueError, KeyError, OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+"""Of NumPy and its archives. An array of Python objects is a ValueError: it would need pickle, which is never used."""
 _JSON_FORMATS: Final = ("series", "tree", "json")
 
 
@@ -237,13 +241,16 @@ def _read_lines(path: Path, rows: _Rows) -> None:
 
 def _read_npz(path: Path, rows: _Rows) -> None:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file:
+            if file.peek(2)[:2] != b"PK":  # NumPy would read other formats under this name too
+                raise InvalidInput(f"{rows.file} is no NPZ file", field="DATA", expected="what numpy.savez writes")
+            archive = np.load(file, allow_pickle=False)
             names = list(archive.files)
             inputs = archive[_array_name(rows, names, rows.columns.input or "X", "--input")]
             rows.names = rows.target_names(names, "array")
             targets = [archive[name] for name in rows.names]
             lengths = archive["lengths"] if "lengths" in names else None
-    except (ValueError, KeyError, OSError, EOFError) as error:  # an array of Python objects would need pickle, which is never used
+    except _UNREADABLE as error:
         raise InvalidInput(f"{rows.file} cannot be read: {error}", field="DATA", expected="an NPZ file of numbers and texts") from None
     n = len(inputs) if inputs.ndim else 0
     for name, array in (("lengths", lengths), *zip(rows.names, targets, strict=True)):
@@ -252,9 +259,8 @@ def _read_npz(path: Path, rows: _Rows) -> None:
     if lengths is not None and (lengths.dtype.kind not in "iu" or lengths.ndim != 1 or inputs.ndim < 2):
         raise InvalidInput(f"{rows.file}: lengths must be whole numbers [n], beside inputs [n, T] or [n, T, d]", field="DATA")
     if inputs.dtype.kind not in "iufU" or not 1 <= inputs.ndim <= 3:
-        raise InvalidInput(
-            f"{rows.file}: the inputs are {inputs.dtype}{list(inputs.shape)}, expected numbers [n, T] or [n, T, d], or texts [n]"
-        )
+        given = f"{inputs.dtype}{list(inputs.shape)}"
+        raise InvalidInput(f"{rows.file}: the inputs are {given}, expected numbers [n, T] or [n, T, d], or texts [n]", field="DATA")
     for at in range(n):
         told = tuple(value for array in targets for value in np.atleast_1d(array[at]).tolist())
         sample = inputs[at]

@@ -6,6 +6,7 @@ The run is `reservoir`'s. A server does not come here: its batches are the manag
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 MAX_NODES: Final = 65_536
 """Nodes that are computed together."""
 
-_SLICE_SECONDS: Final = 0.1
+_SLICE_COST: Final = 1000.0
+"""Length of a slice in units of its predicted cost: about a tenth of a second for the default model on one core."""
 
 
 def reservoir_of(
@@ -43,9 +45,11 @@ def reservoir_of(
 def featurise(reservoir: Reservoir, trees: Iterable[tuple[int, Tree]], max_nodes: int = MAX_NODES) -> Iterator[list[RunResult]]:
     """The results of each slice, by the numbers that come with the trees. A tree is taken when there is room for it.
 
-    At most `max_nodes` nodes (or one tree) are under way, so that memory does not grow with the number of trees.
+    At most `max_nodes` nodes (or one tree) are under way, so that memory does not grow with the number of trees. Slices are cut by cost and
+    not by the clock: the same trees give the same features to the last bit, however busy the machine is.
     """
-    run, waiting = reservoir.start(), iter(trees)
+    ticks = count()
+    run, waiting = reservoir.start(lambda: float(next(ticks))), iter(trees)
     sizes: dict[int, int] = {}
     nodes = 0
     following = next(waiting, None)
@@ -58,7 +62,8 @@ def featurise(reservoir: Reservoir, trees: Iterable[tuple[int, Tree]], max_nodes
             nodes += tree.nodes
             following = next(waiting, None)
         run.admit(admitted)
-        results = run.advance(_SLICE_SECONDS)
+        reservoir.seconds_per_cost = 1.0 / _SLICE_COST  # of the clock above, by which every slice takes one second
+        results = run.advance(1.0)
         nodes -= sum(sizes.pop(result.id) for result in results)
         yield results
 

@@ -202,8 +202,8 @@ class _Fitted(_Network):
 class DTESNClassifier(ClassifierMixin, _Fitted):  # type: ignore[misc, unused-ignore]
     """A classifier: ridge regression on coded classes, calibrated scores; the regularisation by leave-one-out or `folds`.
 
-    After `fit`: `classes_`, `readout_`, `alpha_`, `held_out_scores_` (accuracy, balanced_accuracy, log_loss) and `held_out_error_`, the mean
-    squared error of the coded classes: what the regularisation is chosen by, and what parameters are best chosen by.
+    After `fit`: `classes_`, `readout_`, `alpha_`, `held_out_scores_` (accuracy, balanced_accuracy, log_loss) and `held_out_error_`, the
+    mean squared error of the coded classes: what the regularisation is chosen by, and what parameters are best chosen by.
     """
 
     def fit(self, X: Inputs, y: Sequence[object] | Array) -> Self:
