@@ -12,6 +12,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args, get_origin
 
 import msgspec
 import pytest
@@ -172,11 +173,10 @@ def spec_fields() -> set[str]:
     found: set[str] = set()
 
     def walk(kind: object, path: str) -> None:
-        for part in getattr(kind, "__args__", ()):
+        for part in get_args(kind):
             walk(part, path)
-        origin = getattr(kind, "__origin__", None)
-        if origin is tuple and getattr(kind, "__args__", ()):
-            walk(kind.__args__[0], f"{path}[]")
+            if get_origin(kind) is tuple:
+                walk(part, f"{path}[]")
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
             for field in msgspec.structs.fields(kind):
                 name = f"{path}.{field.encode_name}" if path else field.encode_name
