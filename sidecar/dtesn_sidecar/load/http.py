@@ -7,6 +7,7 @@ a server that was restarted is simply asked again. What an answer means is the p
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -78,9 +79,9 @@ async def get(
     except aiohttp.ClientConnectorDNSError as error:
         return NoData(f"the host {quoted(error.host)} is not found: {error.os_error.strerror}")
     except aiohttp.ClientConnectorError as error:
-        return NoData(
-            f"no connection to {quoted(error.host)}:{error.port}: {quoted(str(error.os_error.strerror or error.os_error), hidden)}"
-        )
+        known = error.os_error.errno
+        why = os.strerror(known) if known is not None and known > 0 else str(error.os_error)
+        return NoData(f"no connection to {quoted(error.host)}:{error.port}: {quoted(why, hidden)}")
     except aiohttp.ClientResponseError as error:  # its text bears the URL
         return NoData(f"not an HTTP answer: {quoted(error.message, hidden)}")
     except (aiohttp.InvalidURL, UnicodeError):  # a name that cannot be a host

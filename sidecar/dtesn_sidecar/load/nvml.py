@@ -27,10 +27,13 @@ def nvml_load(library: Callable[[], Any] = lambda: import_module("pynvml")) -> L
             pynvml = library()
         except ImportError:
             return NoData("nvidia-ml-py is not installed (extra nvml)")
-        try:
-            if ready is None:
+        if ready is None:
+            try:
                 pynvml.nvmlInit()
-                ready = pynvml
+            except pynvml.NVMLError as error:
+                return NoData(f"no NVIDIA driver: {error}")
+            ready = pynvml
+        try:
             values, failures = _utilisations(pynvml)
         except pynvml.NVMLError as error:
             _end(ready)

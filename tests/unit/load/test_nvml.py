@@ -62,7 +62,7 @@ def has_driver() -> bool:
 async def test_without_a_driver_there_is_no_data_its_reason_and_not_a_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     provider = nvml_load()
     with caplog.at_level(logging.DEBUG):
-        assert [provider() for _ in range(3)] == [NoData("NVML: NVML Shared Library Not Found")] * 3
+        assert [provider() for _ in range(3)] == [NoData("no NVIDIA driver: NVML Shared Library Not Found")] * 3
     assert caplog.records == []
 
 
@@ -95,7 +95,7 @@ def test_where_no_gpu_tells_the_reason_is_that_of_the_first() -> None:
 def test_a_driver_that_goes_is_let_go_and_found_again_and_the_library_begun_once() -> None:
     driver = Driver(40, broken="Driver Not Loaded")
     provider = nvml_load(lambda: driver)
-    assert provider() == NoData("NVML: Driver Not Loaded")
+    assert provider() == NoData("no NVIDIA driver: Driver Not Loaded")
     driver.broken = None
     assert [provider(), provider()] == [0.4, 0.4]
     assert driver.begun == 1
