@@ -34,6 +34,7 @@ class Panel:
     kind: str = "timeseries"
     most: float | None = None
     stacked: bool = False
+    signed: bool = False
     words: str = ""
 
 
@@ -142,7 +143,7 @@ ROWS: Final[Mapping[str, tuple[Panel, ...]]] = {
             "percentunit",
             most=1.0,
         ),
-        Panel("Throughput improvement", {"{{pod}}": gauge("dtesn_throughput_improvement_ratio", "avg", "pod")}, "percentunit"),
+        Panel("Throughput improvement", {"{{pod}}": gauge("dtesn_throughput_improvement_ratio", "avg", "pod")}, "percentunit", signed=True),
         Panel(
             "Nodes per second",
             {
@@ -254,16 +255,10 @@ def _panels() -> Iterator[dict[str, Any]]:
 
 
 def _panel(panel: Panel, number: int, left: int, top: int) -> dict[str, Any]:
-    defaults: dict[str, Any] = {"unit": panel.unit, "min": 0} if panel.title != "Throughput improvement" else {"unit": panel.unit}
-    if panel.most is not None:
-        defaults["max"] = panel.most
-    if panel.kind == "timeseries":
-        mode = "normal" if panel.stacked else "none"
-        defaults["custom"] = {"fillOpacity": 20 if panel.stacked else 0, "showPoints": "never", "stacking": {"group": "A", "mode": mode}}
     return {
         "datasource": DATASOURCE,
         "description": panel.words or _description(panel),
-        "fieldConfig": {"defaults": defaults, "overrides": []},
+        "fieldConfig": {"defaults": _defaults(panel), "overrides": []},
         "gridPos": {"h": HEIGHT, "w": panel.width, "x": left, "y": top},
         "id": number,
         "options": _options(panel),
@@ -271,6 +266,27 @@ def _panel(panel: Panel, number: int, left: int, top: int) -> dict[str, Any]:
         "title": panel.title,
         "type": panel.kind,
     }
+
+
+def _defaults(panel: Panel) -> dict[str, Any]:
+    if panel.kind == "state-timeline":
+        steps = [{"color": "green", "value": None}, {"color": "red", "value": 1}]
+        words = {"0": {"index": 0, "text": "no"}, "1": {"index": 1, "text": "yes"}}
+        return {
+            "color": {"mode": "thresholds"},
+            "custom": {"fillOpacity": 80, "lineWidth": 0},
+            "mappings": [{"options": words, "type": "value"}],
+            "thresholds": {"mode": "absolute", "steps": steps},
+        }
+    defaults: dict[str, Any] = {"unit": panel.unit}
+    if not panel.signed:
+        defaults["min"] = 0
+    if panel.most is not None:
+        defaults["max"] = panel.most
+    if panel.kind == "timeseries":
+        stacking = {"group": "A", "mode": "normal" if panel.stacked else "none"}
+        defaults["custom"] = {"fillOpacity": 20 if panel.stacked else 0, "showPoints": "never", "stacking": stacking}
+    return defaults
 
 
 def _target(panel: Panel, reference: str, legend: str, query: str) -> dict[str, Any]:
