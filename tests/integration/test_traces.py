@@ -22,6 +22,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span, Status
 from tests.integration.http_server import Server, running
 from tests.integration.oip import running_rpc
+from tests.integration.prometheus_server import eventually
 from tritonclient.utils import InferenceServerException
 
 PROCESS = "/dtesn/process_with_batching"
@@ -263,6 +264,28 @@ async def test_what_is_refused_has_its_status_and_no_queueing_and_what_only_watc
     assert late.status.code == (Status.STATUS_CODE_ERROR if values(late)["http.response.status_code"] == 504 else Status.STATUS_CODE_UNSET)
     assert {span.name for span in collector.spans()} <= {f"POST {PROCESS}", "queue", "compute", "batch"}
     assert len(collector.spans(f"POST {PROCESS}")) == 2
+
+
+async def test_a_client_that_leaves_ends_its_span_without_a_status_and_nothing_complains() -> None:
+    async with collecting() as collector:
+        with traced(collector, TOGETHER) as server:
+            async with aiohttp.ClientSession(server.url) as http:
+                alone = asyncio.ensure_future(post(http, headers=SAMPLED, input_data="text"))
+
+                async def pending(count: int) -> bool:
+                    async with http.get("/dtesn/batch_metrics") as answer:
+                        return (await answer.json())["pending_requests"] == count
+
+                await eventually(lambda: pending(1))
+                alone.cancel()
+                await eventually(lambda: pending(0))
+            await ended(server)
+            assert "opentelemetry" not in server.log()
+    (request,), (queue,) = collector.spans(f"POST {PROCESS}"), collector.spans("queue")
+    assert "http.response.status_code" not in values(request)
+    assert request.status.code == Status.STATUS_CODE_UNSET
+    assert (queue.parent_span_id, values(queue)["dtesn.outcome"]) == (request.span_id, "cancelled")
+    assert len(collector.spans()) == 2
 
 
 async def test_the_sampler_and_the_name_are_those_of_the_standard_environment() -> None:
