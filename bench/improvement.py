@@ -22,6 +22,9 @@ from bench.stats import abba, median_interval
 FLATTERY = 1.15
 """The estimate may be so many times what is measured, in the median; less is modesty."""
 
+WINDOW = 20
+"""Batches that the estimate is of: few enough that they are all of the turn that it stands beside."""
+
 
 @dataclass(frozen=True)
 class Situation:
@@ -61,7 +64,7 @@ async def measured(bench: Bench, servers: Mapping[bool, Sidecar], situation: Sit
     """By block: the ratio of throughputs, the same per CPU second, and the estimate at the end of the batched turn."""
     for server in servers.values():
         server.spec.pop("batching", None)
-        await server.reconfigure(**situation.batching)
+        await server.reconfigure(performanceWindowSize=WINDOW, **situation.batching)
     rates: dict[bool, list[float]] = {False: [], True: []}
     frugal: dict[bool, list[float]] = {False: [], True: []}
     own: list[float] = []

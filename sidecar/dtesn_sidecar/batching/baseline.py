@@ -27,6 +27,9 @@ ANCHOR = 0.01
 OUTLIER = 4.0
 """A sample counts at most this many times its prediction; a young fit that exceeds one so many times was learnt from a stall."""
 
+LONGER = 1.0 / 3.0
+"""Weight of a sample above the fit: cold caches and strangers only ever make a run longer, and saturated single runs would be warm."""
+
 YOUNG = 8
 SWEEPS = 30
 HAND_OVERS = 15
@@ -94,7 +97,7 @@ class Baseline:
         kept = FORGETTING * math.exp(-max(0.0, now - self._at) / AGEING)
         self._at = now
         self._held += 1
-        weight, row = 1.0 / (levels * nodes), (1.0, levels, nodes)
+        weight, row = (LONGER if seconds > expected > 0.0 else 1.0) / (levels * nodes), (1.0, levels, nodes)
         for i, left in enumerate(row):
             self._right[i] = kept * self._right[i] + weight * left * seconds
             for j, right in enumerate(row):

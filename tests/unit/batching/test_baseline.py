@@ -90,6 +90,11 @@ def test_a_stall_later_counts_little_and_a_machine_that_has_become_slower_is_bel
     assert baseline.predict(64, 64) == pytest.approx(3 * true(64), rel=0.05)
 
 
+def test_runs_that_were_disturbed_draw_the_fit_less_than_those_that_were_not() -> None:
+    baseline = learnt([(n, factor * true(n)) for factor in (1.0, 1.4) * 30 for n in SIZES])
+    assert true(64) <= baseline.predict(64, 64) < 1.15 * true(64)
+
+
 def test_old_samples_give_way_to_new_ones_the_sooner_the_older_they_are() -> None:
     def after(pause: float) -> float:
         baseline = learnt([(n, true(n)) for n in SIZES * 10])
