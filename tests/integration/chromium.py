@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from playwright.async_api import Browser, Page, Route, async_playwright
 
 ARTEFACTS: Final = Path(__file__).resolve().parents[2] / "test-artefacts"
-PATIENCE_MS: Final = 60_000
+PATIENCE_MS: Final = 120_000
 _ARGUMENTS: Final = (
     "--headless",
     "--no-sandbox",

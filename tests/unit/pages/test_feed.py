@@ -211,10 +211,15 @@ async def test_figures_that_cannot_be_taken_are_logged_once_and_taken_again(capl
 
 
 async def test_without_listeners_nothing_is_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    encoded = []
+    encoded: list[Any] = []
     async with running(World()) as live:
         whole = live._encoded
-        monkeypatch.setattr(live, "_encoded", lambda position: encoded.append(position) or whole(position))
+
+        def noted(position: Any) -> Any:
+            encoded.append(position)
+            return whole(position)
+
+        monkeypatch.setattr(live, "_encoded", noted)
         await asyncio.sleep(100.5)
         assert encoded == []
         task = asyncio.create_task(live.feed(Reader().write, 0))

@@ -6,7 +6,7 @@ import { History } from "./figures.js";
 import { inWords } from "./format.js";
 import { follow } from "./stream.js";
 import { start } from "./tryout.js";
-import { show } from "./view.js";
+import { show, unknown } from "./view.js";
 
 /**
  * @typedef {import("./chart.js").Plan} Plan
@@ -109,6 +109,7 @@ function showLink() {
   byId("link").dataset.state = states[link.kind];
   say(byId("link-words"), words[link.kind]);
   byId("lost").hidden = link.kind !== "lost";
+  if (link.kind === "lost") unknown();
   byId("main").classList.toggle("stale", link.kind === "lost" || link.kind === "paused");
   countDown();
 }

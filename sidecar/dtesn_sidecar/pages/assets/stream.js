@@ -13,7 +13,7 @@ const HIDDEN_SECONDS = 10; // a look at another tab is no reason to reconnect
 const LONGEST_WAIT_SECONDS = 15;
 
 /** Splits a text stream into server-sent events (HTML Standard, 9.2.6). */
-export class Parser {
+class Parser {
   #rest = "";
   #data = /** @type {string[]} */ ([]);
   #type = "";
@@ -91,7 +91,7 @@ export function follow(url, onEvent, onLink) {
           }
           if (current !== mine) return;
           lastId = parser.lastId;
-          if (failures >= 0) onLink({ kind: "live" });
+          onLink({ kind: "live" });
           failures = 0;
           onEvent(event.data);
         }

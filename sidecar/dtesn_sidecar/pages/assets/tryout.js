@@ -144,7 +144,7 @@ function mark(name, message) {
  * @param {string} header
  * @returns {Timed[]}
  */
-export function timesOf(header) {
+function timesOf(header) {
   return [...header.matchAll(/(\w+)(?:;dur=([\d.]+))?(?:;desc="([^"]*)")?(?:,|$)/g)].map(([, name, duration, description]) => ({
     name,
     duration: duration === undefined ? null : Number(duration),

@@ -40,7 +40,7 @@ export function show(shown, point) {
  * @param {Figures} shown
  * @param {Point | null} point
  */
-export function summary(shown, point) {
+function summary(shown, point) {
   if (shown.metrics === null) return "The model and the workers are being made ready. Requests are taken once they are.";
   const rate = point?.answered_per_second ?? null;
   const waiting = shown.metrics.pending_requests;
@@ -53,6 +53,12 @@ export function summary(shown, point) {
   const within = p95 === null ? "" : `, 95 % of them within ${inWords(p95, "ms")} ms`;
   const together = size === null ? "" : `, in batches of ${FORMATS.size(size)}`;
   return `Answers ${FORMATS.rate(rate)} requests a second${within}${together}. ${waits}${failed}`;
+}
+
+/** The server cannot be asked: what it was is not what it is. */
+export function unknown() {
+  byId("phase").dataset.state = "unknown";
+  say(byId("phase-words"), "State not known");
 }
 
 /** @param {Figures} shown */
