@@ -211,11 +211,11 @@ async def test_figures_that_cannot_be_taken_are_logged_once_and_taken_again(capl
 
 
 async def test_without_listeners_nothing_is_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    encoded: list[Any] = []
+    encoded: list[int] = []
     async with running(World()) as live:
         whole = live._encoded
 
-        def noted(position: Any) -> Any:
+        def noted(position: int) -> bytes:
             encoded.append(position)
             return whole(position)
 
