@@ -15,10 +15,11 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from dtesn_api.spec import EngineSource, PrometheusAuth, PrometheusSource
-from dtesn_sidecar.load import NoData, Reading
+from dtesn_sidecar.load import NoData, Reading, ServerLoadTracker
 from dtesn_sidecar.load.engine import engine_load
 from dtesn_sidecar.load.http import address, get
 from dtesn_sidecar.load.prometheus import MOST_BYTES, prometheus_load
+from dtesn_sidecar.load.readings import LoadSource
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 PATIENT = 100.0
@@ -92,6 +93,29 @@ async def test_a_server_that_never_answers_is_given_up_after_its_time() -> None:
 async def test_a_server_that_stops_in_the_middle_is_given_up_after_its_time() -> None:
     async with sending(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", close=False) as (url, _):
         assert await reason(url, timeout_seconds=0.2) == "no answer within 0.2 s"
+
+
+async def test_a_source_that_is_taken_away_in_the_middle_of_a_poll_leaves_no_connection_behind() -> None:
+    asked, closed = asyncio.Event(), asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        asked.set()
+        try:
+            assert await reader.read() == b""
+        except ConnectionError:  # reset: gone as well
+            pass
+        finally:
+            closed.set()
+            writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server, ServerLoadTracker() as tracker:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        spec = PrometheusSource(name="mine", url=url, query="up", timeout_seconds=PATIENT)
+        tracker.configure([LoadSource("mine", prometheus_load(spec, time.monotonic, time.time))])
+        await asked.wait()
+        tracker.configure([])
+        await closed.wait()
 
 
 async def test_the_time_of_a_poll_is_one_for_both_of_its_queries() -> None:
@@ -196,9 +220,9 @@ async def test_a_redirect_is_not_followed_so_that_credentials_stay_with_their_ho
 
     token = tmp_path / "token"
     token.write_text("s3cr3t")
-    async with answering(thief) as elsewhere, answering(saying(b"", status, Location=f"{elsewhere}login?next=s3cr3t")) as url:
+    async with answering(thief) as elsewhere, answering(saying(b"", status, Location=f"{elsewhere}login/s3cr3t?next=s3cr3t")) as url:
         found = await reason(url, auth=PrometheusAuth(bearer_token_file=str(token)))
-    assert found == f"HTTP {status} to {elsewhere}login: redirects are not followed, give the URL it leads to"
+    assert found == f"HTTP {status} to {elsewhere}login/***: redirects are not followed, give the URL it leads to"
     assert asked == []
 
 

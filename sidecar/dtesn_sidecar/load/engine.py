@@ -109,9 +109,9 @@ def engine_metrics(reply: Reply | NoData) -> Metrics | NoData:
     limits: list[int] = []
     for line in reply.body.split(b"\n"):
         if line.startswith(_PREFIXES):
-            if b"config_info{" in line[:64]:
+            if b"config_info{" in line:
                 limits += [int(found[1]) for found in [_OWN_LIMIT.search(line)] if found is not None]
-            elif b":num_requests_" in line[:32] or b"_cache_usage_perc" in line[:48]:
+            elif b":num_requests_" in line or b"_cache_usage_perc" in line:
                 name, value = _sample(line)
                 if 0 <= value < math.inf:  # false for NaN
                     values.setdefault(name, []).append(value)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 
 import msgspec
 import pytest
@@ -56,6 +58,34 @@ def test_an_engine_and_a_query_of_weight_zero_are_off() -> None:
         engine=EngineSource(url="http://localhost:8000", weight=0),
     )
     assert [source.name for source in sources(load, inputs())] == ["queue", "system"]
+
+
+def in_another_process(program: str) -> str:
+    """What a Python says that runs this, once it has ended by itself."""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=True)
+    return done.stdout.strip()
+
+
+def test_the_library_of_gpus_is_imported_only_where_it_is_polled_and_no_http_client_without_the_spec() -> None:
+    program = "import sys, dtesn_sidecar.load.{0}; print(*sorted({{'aiohttp', 'pynvml'}} & set(sys.modules)))"
+    assert in_another_process(program.format("tracker, dtesn_sidecar.load.application, dtesn_sidecar.load.nvml")) == ""
+    assert "pynvml" not in in_another_process(program.format("providers, dtesn_sidecar.app"))
+
+
+def test_a_plain_function_that_never_returns_does_not_keep_the_process_from_ending() -> None:
+    program = """
+import asyncio, threading
+from dtesn_sidecar import ServerLoadTracker
+entered = threading.Event()
+async def main():
+    async with ServerLoadTracker() as tracker:
+        tracker.add_load_provider(lambda: entered.set() or threading.Event().wait())
+        while not entered.is_set():
+            await asyncio.sleep(0.01)
+asyncio.run(main())
+print("ended")
+"""
+    assert in_another_process(program) == "ended"
 
 
 @pytest.mark.parametrize(("share", "load"), [(None, None), (0.4, 0.4), (1.2, 1.0), (-0.1, 0.0)])

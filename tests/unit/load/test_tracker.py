@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import given
@@ -112,7 +112,7 @@ async def test_each_provider_is_polled_at_its_own_interval_however_long_it_takes
 
 
 async def test_an_exception_is_no_data_with_its_text_and_polling_goes_on() -> None:
-    answers = iter([RuntimeError("no driver"), 0.7])
+    answers: Iterator[Exception | float] = iter([RuntimeError("no driver"), 0.7])
 
     async def provider() -> float:
         answer = next(answers)
@@ -341,8 +341,14 @@ async def test_a_plain_function_that_never_returns_does_not_hold_up_the_end() ->
     let_go = threading.Event()
     entered = threading.Event()
     tracker = ServerLoadTracker()
+
+    def never_returns() -> float:
+        entered.set()
+        let_go.wait()
+        return 0.0
+
     async with asyncio.timeout(250), tracker:
-        tracker.add_load_provider(lambda: entered.set() or let_go.wait())
+        tracker.add_load_provider(never_returns)
         await until(entered.is_set)
     assert tracker.get_current_load() is None
     let_go.set()
