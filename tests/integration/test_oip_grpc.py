@@ -226,7 +226,7 @@ def test_a_compressed_bomb_is_not_opened(server: Server, address: str) -> None:
 # -- the life of a call --------------------------------------------------------------------------------------------------
 
 
-def test_ids_traces_and_times_come_with_the_answer(address: str) -> None:
+def test_ids_and_times_come_with_the_answer(address: str) -> None:
     tensor = pb.ModelInferRequest.InferInputTensor(
         name="TEXT", datatype="BYTES", shape=[1], contents=pb.InferTensorContents(bytes_contents=[b"a"])
     )
@@ -276,11 +276,21 @@ async def test_a_call_that_is_cancelled_withdraws_its_rows() -> None:
 async def test_what_was_accepted_is_answered_when_the_server_ends() -> None:
     with running_rpc(SLOW) as (server, address):
         async with client(server) as http, triton_aio.InferenceServerClient(address) as aio:
-            calls = [asyncio.create_task(aio.infer("dtesn", [text(*("x" * 2000 for _ in range(8)))])) for _ in range(4)]
+            rows = text(*("x" * 1000 for _ in range(128)))  # more than are queued at once: some are submitted while it drains
+            calls = [asyncio.create_task(aio.infer("dtesn", [rows])) for _ in range(2)]
             await eventually(lambda: metric(http, "dtesn_pending_requests"), lambda queued: queued > 8)
             server.terminate()
+
+            async def refusal() -> str | None:
+                try:
+                    await aio.infer("dtesn", [text("late")])
+                except InferenceServerException as error:
+                    return error.status()
+                return None
+
+            assert await eventually(refusal, lambda status: status is not None) == "StatusCode.UNAVAILABLE"
             answers = await asyncio.gather(*calls)
-            assert [answer.as_numpy("FEATURES").shape for answer in answers] == [(8, 4, 2, 256)] * 4
+            assert [answer.as_numpy("FEATURES").shape for answer in answers] == [(128, 4, 2, 256)] * 2
         assert await asyncio.to_thread(server.end) == 0
         assert '"message":"drained"' in server.log()
 
@@ -296,11 +306,12 @@ async def test_while_it_leaves_it_is_not_ready_and_still_answers() -> None:
 
 
 def test_the_log_and_the_metrics_have_each_call_and_nothing_of_the_content() -> None:
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     with running_rpc() as (server, address):
         with triton.InferenceServerClient(address) as sync:
             sync.infer("dtesn", [text("a secret text")], request_id="a secret id")
             with pytest.raises(InferenceServerException):
-                sync.infer("secret", [text("a")])
+                sync.infer("secret", [text("a")], headers={"traceparent": trace})
         exposition = requests.get(f"{server.url}/metrics", timeout=LONG).text
         assert 'dtesn_grpc_calls_total{code="OK",method="ModelInfer"} 1.0' in exposition
         assert 'dtesn_grpc_calls_total{code="NOT_FOUND",method="ModelInfer"} 1.0' in exposition
@@ -312,6 +323,7 @@ def test_the_log_and_the_metrics_have_each_call_and_nothing_of_the_content() -> 
             (INFER, "NOT_FOUND", "not_found"),
         ]
         assert calls[0]["batch"] == 1
+        assert calls[1]["trace_id"] == "0af7651916cd43dd8448eb211c80319c"
         assert "secret" not in server.log()
 
 
