@@ -106,12 +106,14 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     from rich.console import Console
     from rich.table import Table
 
-    drawn = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    drawn = Table(box=box.SIMPLE_HEAD)
     for number, name in enumerate(columns):
         drawn.add_column(name, justify="right" if rows and not isinstance(rows[0][number], str) else "left")
     for row in rows:
         drawn.add_row(*(f"{value:.5g}" if isinstance(value, float) else str(value) for value in row))
-    Console(highlight=False).print(drawn)
+    console = Console(highlight=False)
+    console.print(title, soft_wrap=True)  # above the table and not in it, where a long one would be broken to a narrow table's width
+    console.print(drawn)
 
 
 def figures(scores: dict[str, float]) -> list[list[Any]]:

@@ -183,10 +183,10 @@ def _reservoirs(setup: Setup) -> Reservoirs:
 
 
 def _readout(setup: Setup, body: memoryview) -> OutputLayer | None:
-    from dtesn_sidecar.model.readout.value import OutputLayer
-
     if setup.readout is None:
         return None
+    from dtesn_sidecar.model.readout.value import OutputLayer
+
     depth, esn_size, outputs = setup.readout
     numbers = np.frombuffer(body, dtype=np.float64)
     return OutputLayer(depth, esn_size, numbers[:-outputs].reshape(outputs, 2 * depth * esn_size), numbers[-outputs:])

@@ -14,6 +14,7 @@ from dtesn_sidecar.compute.messages import Report
 from dtesn_sidecar.errors import ComputeFailed, DeadlineExceeded
 from dtesn_sidecar.model.backend import NumPyBackend
 from dtesn_sidecar.model.inputs import parse_input
+from dtesn_sidecar.model.readout.value import OutputLayer
 from dtesn_sidecar.model.reservoir import Reservoir
 from dtesn_sidecar.model.trees import Tree
 
@@ -168,3 +169,25 @@ def test_the_cpu_seconds_are_those_between_start_and_end_of_the_run_or_not_told_
     _, report = drive(reservoir, [task(1, "ab")], list, lambda done: None, lambda: 7, cpu_clock=lambda: next(looks))
     assert report.cpu_seconds == 0.25
     assert run(reservoir, [task(1, "ab")])[1].cpu_seconds is None
+
+
+def test_a_readout_is_applied_where_the_features_are_and_only_to_those_who_want_it(reservoir: Reservoir) -> None:
+    random = np.random.default_rng(0)
+    layer = OutputLayer(3, 32, random.normal(size=(2, 192)), random.normal(size=2))
+    tasks = [Task(1, parse_input("abc"), 3, "readout"), Task(2, parse_input("abc"), 3, "features")]
+    last, _ = drive(reservoir, tasks, list, lambda _: None, lambda: 7, readout=layer)
+    values = dict(last)
+    assert isinstance(values[2], np.ndarray)
+    np.testing.assert_array_equal(values[1], layer.apply(values[2]))
+    expected = layer.intercept + layer.weights @ values[2].reshape(-1).astype(np.float64)
+    np.testing.assert_array_equal(values[1], expected.astype(np.float32))
+
+
+@pytest.mark.parametrize("layer", [None, OutputLayer(2, 32, np.zeros((1, 128)), np.zeros(1))])
+def test_a_readout_that_is_not_there_fails_the_item_alone(layer: OutputLayer | None, reservoir: Reservoir) -> None:
+    tasks = [Task(1, parse_input("abc"), 3, "readout"), Task(2, parse_input("abc"), 3, "summary")]
+    last, report = drive(reservoir, tasks, list, lambda _: None, lambda: 7, readout=layer)
+    values = dict(last)
+    assert isinstance(values[1], ComputeFailed)
+    assert isinstance(values[2], np.ndarray)
+    assert report.complete
