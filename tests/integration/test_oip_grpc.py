@@ -9,6 +9,7 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+import psutil
 import pytest
 import requests
 import tritonclient.grpc as triton
@@ -293,6 +294,41 @@ async def test_what_was_accepted_is_answered_when_the_server_ends() -> None:
             assert [answer.as_numpy("FEATURES").shape for answer in answers] == [(128, 4, 2, 256)] * 2
         assert await asyncio.to_thread(server.end) == 0
         assert '"message":"drained"' in server.log()
+
+
+async def test_calls_at_once_share_batches_and_get_each_its_own_answer(server: Server, address: str) -> None:
+    async with triton_aio.InferenceServerClient(address) as aio, client(server) as http:
+        items = await metric(http, "dtesn_batch_items_total")
+        batches = await metric(http, "dtesn_batches_total")
+        answers = await asyncio.gather(*(aio.infer("dtesn", [text(f"call {i}")], request_id=str(i)) for i in range(200)))
+        assert [answer.get_response().id for answer in answers] == [str(i) for i in range(200)]
+        for i in (0, 100, 199):
+            assert_close(answers[i].as_numpy("FEATURES"), expected(server, [f"call {i}"]))
+        ran = await metric(http, "dtesn_batches_total") - batches
+        assert ran < await metric(http, "dtesn_batch_items_total") - items
+
+
+async def test_a_worker_that_dies_is_replaced_beside_the_threads_of_grpc() -> None:
+    """gRPC has threads of its own, and a process with threads that forks may hang or complain; here workers are started without that."""
+    with running_rpc(clean=False) as (server, address):
+        async with triton_aio.InferenceServerClient(address) as aio, client(server) as http:
+            await aio.infer("dtesn", [text("before")])
+            for worker in psutil.Process(server.process.pid).children():
+                worker.kill()
+            await eventually(lambda: metric(http, "dtesn_worker_restarts_total"), lambda restarted: restarted > 0)
+
+            async def answered() -> bool:
+                try:
+                    return (await aio.infer("dtesn", [text("after")])).as_numpy("FEATURES").shape == (1, 2, 2, 64)
+                except InferenceServerException as error:
+                    if error.status() != "StatusCode.UNAVAILABLE":  # which it is until there is a worker again
+                        raise
+                    return False
+
+            await eventually(answered, bool)
+        server.terminate()
+        assert await asyncio.to_thread(server.end) == 0
+        assert "fork" not in server.log()
 
 
 async def test_while_it_leaves_it_is_not_ready_and_still_answers() -> None:
