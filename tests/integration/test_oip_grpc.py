@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -377,6 +378,15 @@ def test_a_port_that_is_taken_stops_the_start_with_a_sentence(address: str) -> N
     assert status == 1
     assert f"gRPC cannot listen on {address}" in log
     assert "Traceback" not in log
+
+
+@pytest.mark.parametrize("port", ["-1", "65536", "any", "١"])
+def test_what_is_no_port_is_refused(port: str) -> None:
+    """gRPC itself would take 65537 for 1."""
+    command = [sys.executable, "-m", "dtesn_sidecar", "serve", f"--grpc-port={port}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LONG, check=False)
+    assert done.returncode == 2
+    assert "no port from 0 to 65535" in done.stderr
 
 
 def test_without_the_extra_the_start_names_it() -> None:

@@ -52,11 +52,18 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--port", type=int, metavar="P", help=f"port; 0 takes a free one (default: sidecar.port, {DEFAULT_PORT})")
     parser.add_argument(
         "--grpc-port",
-        type=int,
+        type=_port,
         metavar="P",
         help="also serve the Open Inference Protocol over gRPC on this port, 0 takes a free one (default: none; needs the extra grpc)",
     )
     parser.set_defaults(run=run)
+
+
+def _port(text: str) -> int:
+    """A port, or 0 for any. No field of the spec checks it, and gRPC takes a number beyond the range for another within it."""
+    if not (text.isascii() and text.isdecimal() and int(text) <= 65_535):
+        raise argparse.ArgumentTypeError(f"{text[:32]!r} is no port from 0 to 65535")
+    return int(text)
 
 
 def run(arguments: argparse.Namespace) -> int:
