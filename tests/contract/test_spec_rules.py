@@ -46,7 +46,7 @@ RULES = [pytest.param(section, rule, id=rule.name) for section in sections() for
 
 
 def test_every_rule_has_an_example_that_breaks_it() -> None:
-    names = [param.id for param in RULES]
+    names = [str(param.id) for param in RULES]
     assert sorted(names) == sorted(BROKEN)
 
 

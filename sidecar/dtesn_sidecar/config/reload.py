@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -88,7 +88,7 @@ async def watch(
     flags: Mapping[str, object] | None = None,
     *,
     interval: float = POLL_SECONDS,
-) -> AsyncIterator[Configuration | SpecInvalid]:
+) -> AsyncGenerator[Configuration | SpecInvalid, None]:
     """Every new version of the file that `started` was loaded from: the configuration, or all that is wrong with it.
 
     A version whose bytes are those in force is passed over, unless a bad one came between. The file is looked at and

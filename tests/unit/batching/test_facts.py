@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 import pytest
-from bench.simulated import virtual  # quicker than looptime by an order of magnitude
+from bench.virtual import virtual  # quicker than looptime by an order of magnitude
 from tests.unit.batching.batching_support import Device
 
 from dtesn_api.spec import BatchConfiguration

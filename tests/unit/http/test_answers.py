@@ -99,7 +99,7 @@ async def serving(processor: Scripted) -> AsyncIterator[Served]:
     gate.phase = Phase.SERVING
     access = AccessLog("json", loop, lines.append)
     edge = Edge(gate, metrics, access)
-    parts: Any = Parts(processor, gate, edge, metrics, lambda: None, lambda: None, 1 << 20)  # type: ignore[arg-type]
+    parts: Any = Parts(processor, gate, edge, metrics, lambda: None, lambda: None, 1 << 20)  # type: ignore[arg-type, return-value]
     runner = web.AppRunner(application(parts), handle_signals=False, handler_cancellation=True, shutdown_timeout=1, **CONNECTION)
     await runner.setup()
     server: Any = runner.server

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -53,7 +54,7 @@ BATCH = BatchDone(
 class World:
     """What the gauges read."""
 
-    snapshot: object = None
+    snapshot: Any = None
     load: tuple[float | None, list[SourceState]] = (None, [])
     config_hash: str | None = None
     memory: int | None = None
