@@ -1,6 +1,6 @@
 """Makes docs/page.png, README's picture of the live page: a real server under real load, in Debian's Chromium.
 
-    .venv/bin/python tools/screenshot.py [--seconds 150] [--scheme dark] [--out FILE]
+    .venv/bin/python tools/screenshot.py [--seconds 240] [--scheme dark] [--out FILE]
 
 The load rises and falls, so that the charts have a shape. The picture is of the part that is seen without scrolling.
 """
@@ -43,7 +43,7 @@ async def picture(seconds: float, scheme: str, out: Path) -> None:
         async with aiohttp.ClientSession(server.url, connector=aiohttp.TCPConnector(limit=0)) as http, chromium() as browser:
             clients = [asyncio.create_task(client(http, number, seconds)) for number in range(CLIENTS)]
             await asyncio.sleep(seconds)
-            viewport = {"width": 1240, "height": 1130}
+            viewport = {"width": 1240, "height": 1160}
             async with opened(browser, server.url, color_scheme=scheme, viewport=viewport, reduced_motion="reduce") as watched:
                 await watched.page.locator('#link[data-state="good"]').wait_for()
                 await watched.page.get_by_text("requests a second").wait_for()
@@ -58,7 +58,7 @@ async def picture(seconds: float, scheme: str, out: Path) -> None:
 def main() -> int:
     """Write the picture; 1 where it is too large for a README."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--seconds", type=float, default=150.0, help="how long the load runs before (default: 150)")
+    parser.add_argument("--seconds", type=float, default=240.0, help="how long the load runs before (default: 240)")
     parser.add_argument("--scheme", choices=("light", "dark"), default="light", help="colours (default: light)")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "page.png", help="where to (default: docs/page.png)")
     arguments = parser.parse_args()
