@@ -49,9 +49,7 @@ def test_quiet_is_quiet(said: Callable[..., str]) -> None:
 @pytest.mark.parametrize(
     "module", ["dtesn_sidecar.cli.fit", "dtesn_sidecar.cli.evaluate", "dtesn_sidecar.processor", "dtesn_sidecar.compute.drive"]
 )
-def test_heavy_libraries_are_not_imported_before_they_are_used(name: str) -> None:
-    program = (
-        f"import sys, dtesn_sidecar.{name}; print([name for name in ('rich', 'safetensors', 'sklearn', 'scipy') if name in sys.modules])"
-    )
+def test_heavy_libraries_are_not_imported_before_they_are_used(module: str) -> None:
+    program = f"import sys, {module}; print([name for name in ('rich', 'safetensors', 'sklearn', 'scipy') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,0 +1,1 @@
+"""The operator: makes the pods and Services that `DTESNBatcher` resources ask for, and keeps them so."""

@@ -1,0 +1,1 @@
+"""The commands of `dtesn-operator`, one module each."""
