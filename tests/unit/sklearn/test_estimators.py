@@ -29,6 +29,8 @@ EXPECTED_FAILURES = {
     "check_regressors_train": "a row is read as a series in time: with a leak rate of 0.3 the root remembers too little of its ten "
     "values for the score that the check wants; with a leak rate of 1 the check passes",
 }
+_ROUNDING = "compares to 1e-7, while float32 features differ by up to 2e-6 between batches, on some processors; in float64 the check passes"
+FLOAT32_ROUNDING = {"check_methods_sample_order_invariance": _ROUNDING, "check_methods_subset_invariance": _ROUNDING}
 
 
 @pytest.mark.parametrize(
@@ -39,19 +41,30 @@ EXPECTED_FAILURES = {
         DTESNClassifier(**SMALL),
         DTESNClassifier(**SMALL, dtype="float64", folds=2, alphas=(0.1, 1.0)),
         DTESNRegressor(**LINEAR),
+        DTESNRegressor(**LINEAR, dtype="float64"),
         DTESNRegressor(**SMALL),
     ],
     ids=repr,
 )
 def test_scikit_learns_own_checks_pass(estimator: Any) -> None:
     expected = EXPECTED_FAILURES if isinstance(estimator, DTESNRegressor) and estimator.leak_rate < 1 else {}
+    rounding = FLOAT32_ROUNDING if estimator.dtype == "float32" else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what the checks do on purpose
-        results = check_estimator(estimator, expected_failed_checks=expected, on_fail=None, on_skip=None)
+        results = check_estimator(estimator, expected_failed_checks=expected | rounding, on_fail=None, on_skip=None)
     assert [result["check_name"] for result in results if result["status"] == "failed"] == []
-    assert {result["check_name"] for result in results if result["status"] == "xfail"} == set(expected)
+    assert {result["check_name"] for result in results if result["status"] == "xfail"} - set(rounding) == set(expected)
     assert {result["check_name"] for result in results if result["status"] == "skipped"} <= {"check_array_api_input"}
     assert len(results) > 40
+
+
+def test_float32_features_depend_on_order_and_company_by_rounding_alone() -> None:
+    inputs = 3 * np.random.default_rng(0).uniform(size=(20, 3))
+    order = np.random.default_rng(1).permutation(len(inputs))
+    fitted = DTESNFeatures(**SMALL).fit(inputs)
+    together = fitted.transform(inputs)
+    np.testing.assert_allclose(fitted.transform(inputs[order]), together[order], rtol=0, atol=2e-6)
+    np.testing.assert_allclose(np.concatenate([fitted.transform(row[None]) for row in inputs]), together, rtol=0, atol=2e-6)
 
 
 def test_features_are_those_of_the_run_in_the_order_of_the_layers() -> None:
