@@ -23,9 +23,11 @@ LABEL_INSTANCE: Final = "app.kubernetes.io/instance"
 LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
 LABEL_INJECT: Final = f"{GROUP}/inject"
 ANNOTATION_CONFIG_HASH: Final = f"{GROUP}/config-hash"
+ANNOTATION_TEMPLATE_HASH: Final = f"{GROUP}/template-hash"  # of a Deployment: its pod template but for the image
 
 CONTAINER: Final = "dtesn-sidecar"
-PORT_NAME: Final = "http"
+PORT_NAME: Final = "http"  # of the Service
+CONTAINER_PORT_NAME: Final = "dtesn-http"  # of the pod, where an application may have a port named http
 DEFAULT_PORT: Final = 8080
 NAME_MAX_LENGTH: Final = 52
 

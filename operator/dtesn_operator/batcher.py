@@ -1,0 +1,40 @@
+"""One DTESNBatcher as the operator works with it: identity, validated spec, raw status."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dtesn_api.spec import DTESNBatcherSpec, parse_manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Batcher:
+    """A resource. `uid` is empty where it has not been applied to a cluster."""
+
+    namespace: str
+    name: str
+    uid: str = ""
+    generation: int = 0
+    spec: DTESNBatcherSpec = field(default_factory=DTESNBatcherSpec)
+    status: Mapping[str, Any] = field(default_factory=dict)
+    deleting: bool = False
+
+
+def batcher_of(manifest: Mapping[str, Any]) -> Batcher:
+    """The resource that a whole manifest describes; without a namespace it is in `default`.
+
+    Raises `SpecInvalid` with every problem: old values outlive new bounds, so what is stored may not be valid.
+    """
+    spec = parse_manifest(manifest)
+    metadata: Mapping[str, Any] = manifest["metadata"]
+    return Batcher(
+        namespace=metadata.get("namespace") or "default",
+        name=metadata["name"],
+        uid=metadata.get("uid", ""),
+        generation=metadata.get("generation", 0),
+        spec=spec,
+        status=manifest.get("status") or {},
+        deleting="deletionTimestamp" in metadata,
+    )
