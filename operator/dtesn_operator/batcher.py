@@ -27,7 +27,7 @@ def batcher_of(manifest: Mapping[str, Any]) -> Batcher:
 
     Raises `SpecInvalid` with every problem: old values outlive new bounds, so what is stored may not be valid.
     """
-    spec = parse_manifest(manifest)
+    spec = parse_manifest({"spec": None, **manifest})  # with the key, so that it is not taken for a spec alone
     metadata: Mapping[str, Any] = manifest["metadata"]
     return Batcher(
         namespace=metadata.get("namespace") or "default",

@@ -14,6 +14,11 @@ from dtesn_operator.resources.claim_template import claim_template
 from dtesn_operator.resources.config_map import config_map
 from dtesn_operator.resources.container import claimed
 from dtesn_operator.resources.deployment import deployment, template_hash_of
+from dtesn_operator.resources.horizontal_pod_autoscaler import horizontal_pod_autoscaler
+from dtesn_operator.resources.network_policy import network_policy
+from dtesn_operator.resources.pod_disruption_budget import pod_disruption_budget
+from dtesn_operator.resources.pod_monitor import pod_monitor
+from dtesn_operator.resources.scaled_object import scaled_object
 from dtesn_operator.resources.service import service
 from dtesn_operator.resources.service_account import service_account
 from dtesn_operator.resources.settings import live_file
@@ -50,14 +55,20 @@ def desired(batcher: Batcher, cluster: Cluster, observed: Mapping[str, Any] | No
 
     Raises `SpecInvalid` where the pod template does not go with the sidecar, which no schema can say.
     """
+    spec, scaled = batcher.spec, batcher.spec.autoscaling.enabled
     image, workload = _workload(batcher, cluster, observed)
-    live = live_file(batcher.spec, grace(batcher.spec))
+    live = live_file(spec, grace(spec))
     builders: tuple[tuple[Kind, bool, Callable[[], Manifest]], ...] = (
         (kinds.SERVICE_ACCOUNT, True, lambda: service_account(batcher)),
         (kinds.CONFIG_MAP, True, lambda: config_map(batcher, live)),
-        (kinds.RESOURCE_CLAIM_TEMPLATE, claimed(batcher.spec.gpu), lambda: claim_template(batcher)),
+        (kinds.RESOURCE_CLAIM_TEMPLATE, claimed(spec.gpu), lambda: claim_template(batcher)),
+        (kinds.NETWORK_POLICY, spec.network_policy.enabled, lambda: network_policy(batcher, _scrapers(cluster))),
         (kinds.SERVICE, True, lambda: service(batcher)),
         (kinds.DEPLOYMENT, True, lambda: workload),
+        (kinds.POD_DISRUPTION_BUDGET, spec.disruption_budget.enabled, lambda: pod_disruption_budget(batcher)),
+        (kinds.HORIZONTAL_POD_AUTOSCALER, scaled and spec.autoscaling.via == "hpa", lambda: horizontal_pod_autoscaler(batcher)),
+        (kinds.SCALED_OBJECT, scaled and spec.autoscaling.via == "keda", lambda: scaled_object(batcher)),
+        (kinds.POD_MONITOR, spec.monitoring.pod_monitor, lambda: pod_monitor(batcher)),
     )
     wanted = [(kind, build) for kind, asked, build in builders if asked]
     return Desired(
@@ -80,6 +91,11 @@ def _workload(batcher: Batcher, cluster: Cluster, observed: Mapping[str, Any] | 
     if given or kept == cluster.operator_image or observed is None or template_hash_of(observed) == template_hash_of(workload):
         return kept, workload
     return cluster.operator_image, deployment(batcher, cluster.operator_image)
+
+
+def _scrapers(cluster: Cluster) -> list[str]:
+    """The namespaces from which figures are read."""
+    return [name for name in (cluster.operator_namespace, *cluster.prometheus_namespaces) if name]
 
 
 def current_image(batcher: Batcher, cluster: Cluster) -> str:

@@ -50,7 +50,7 @@ def _template_hash(template: Manifest) -> str:
     bare = deepcopy(template)
     for group in ("initContainers", "containers"):
         for one in bare["spec"].get(group, []):
-            if one["name"] == names.CONTAINER:
+            if one.get("name") == names.CONTAINER:
                 del one["image"]
     return sha256(msgspec.json.encode(bare, order="deterministic")).hexdigest()
 

@@ -6,21 +6,16 @@ from dtesn_api import names
 from dtesn_operator.batcher import Batcher
 from dtesn_operator.kinds import SERVICE, Manifest
 from dtesn_operator.resources.metadata import owned, selector
-from dtesn_operator.resources.template import has_application
 
 
 def service(batcher: Batcher) -> Manifest:
-    """The Service.
-
-    It finds the port by its name, so that a change of the number leaves no pod behind during the rollout; beside an application
-    by its number, since named ports of native sidecars are not found by every version of Kubernetes.
-    """
+    """The Service. It finds the pods' port by its name, so that a change of the number leaves no pod behind during the rollout."""
     spec = batcher.spec
     port = {
         "name": names.PORT_NAME,
         "port": spec.service.port,
         "protocol": "TCP",
-        "targetPort": spec.sidecar.port if has_application(spec) else names.CONTAINER_PORT_NAME,
+        "targetPort": names.CONTAINER_PORT_NAME,
     }
     return {**owned(SERVICE, batcher), "spec": {"type": spec.service.type, "selector": selector(batcher.name), "ports": [port]}}
 

@@ -37,7 +37,7 @@ def pod_template(batcher: Batcher, image: str) -> Manifest:
     annotations = {**metadata.get("annotations", {}), **_scraping(spec)}
     if annotations:
         metadata["annotations"] = annotations
-    native = has_application(spec)
+    native = bool(pod.get("containers"))
     pod.setdefault("serviceAccountName", batcher.name)
     if pod["serviceAccountName"] == batcher.name:
         pod.setdefault("automountServiceAccountToken", False)
@@ -61,11 +61,6 @@ def pod_template(batcher: Batcher, image: str) -> Manifest:
     return template
 
 
-def has_application(spec: DTESNBatcherSpec) -> bool:
-    """Whether the template has containers, beside which the sidecar is a native one."""
-    return bool(((spec.template or {}).get("spec") or {}).get("containers"))
-
-
 def grace(spec: DTESNBatcherSpec) -> int:
     """Seconds that a pod may take to end: the user's, else long enough for the longest request."""
     given = ((spec.template or {}).get("spec") or {}).get("terminationGracePeriodSeconds")
@@ -74,7 +69,7 @@ def grace(spec: DTESNBatcherSpec) -> int:
 
 def _pull_secrets(spec: DTESNBatcherSpec, pod: Manifest) -> list[Manifest]:
     theirs = pod.get("imagePullSecrets", [])
-    known = {secret.get("name") for secret in theirs}
+    known = [secret.get("name") for secret in theirs]
     ours = spec.image.pull_secrets if spec.image is not None else ()
     return [*theirs, *({"name": secret.name} for secret in ours if secret.name not in known)]
 
@@ -110,10 +105,10 @@ def _problems(template: Manifest, spec: DTESNBatcherSpec) -> list[Problem]:
     if names.LABEL_INJECT in metadata.get("labels", {}):
         where = f"{_PATH}.metadata.labels[{names.LABEL_INJECT}]"
         found.append(problem(where, metadata["labels"][names.LABEL_INJECT], "absent: these pods have the sidecar already"))
-    taken = {volume["name"] for volume in volumes(spec, "", hide_token=True)}
+    taken = [volume["name"] for volume in volumes(spec, "", hide_token=True)]
     found += _clashes(listed["volumes"], f"{_PATH}.spec.volumes", taken)
     if claimed(spec.gpu):
-        found += _clashes(listed["resourceClaims"], f"{_PATH}.spec.resourceClaims", {CLAIM})
+        found += _clashes(listed["resourceClaims"], f"{_PATH}.spec.resourceClaims", [CLAIM])
     for part in ("containers", "initContainers"):
         for i, one in enumerate(listed[part]):
             found += _port_clashes(one, f"{_PATH}.spec.{part}[{i}].ports", spec.sidecar.port)
@@ -137,7 +132,7 @@ def _objects(pod: Mapping[str, Any], key: str, found: list[Problem]) -> Sequence
     return []
 
 
-def _clashes(items: Sequence[Mapping[str, Any]], path: str, taken: set[str]) -> list[Problem]:
+def _clashes(items: Sequence[Mapping[str, Any]], path: str, taken: Sequence[str]) -> list[Problem]:
     return [
         problem(f"{path}[{i}].name", item["name"], "another name: this one is the sidecar's own")
         for i, item in enumerate(items)
@@ -147,12 +142,12 @@ def _clashes(items: Sequence[Mapping[str, Any]], path: str, taken: set[str]) -> 
 
 def _port_clashes(one: Mapping[str, Any], path: str, port: int) -> list[Problem]:
     ports = one.get("ports", [])
-    if not isinstance(ports, list):
-        return []
+    if not isinstance(ports, list) or not all(isinstance(item, Mapping) for item in ports):
+        return [problem(path, ports, "a list of objects")]
     return [
         problem(f"{path}[{i}].containerPort", port, "another port, or spec.sidecar.port another one: the containers of a pod share them")
         for i, item in enumerate(ports)
-        if isinstance(item, Mapping) and item.get("containerPort") == port and item.get("protocol", "TCP") == "TCP"
+        if item.get("containerPort") == port and item.get("protocol", "TCP") == "TCP"
     ]
 
 
