@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict
+from functools import partial
 
 from bench.capacity import CLIENTS, P99_BOUND_MS, Capacity, capacity, saturated
 from bench.drive import Sidecar, sidecar
 from bench.improvement import improvement
 from bench.plans import Outcome, Plan
 from bench.results import Curves, Part, Table, Target, figure, load_part
-from bench.section import Bench, arguments, main
+from bench.section import Bench, Measure, arguments, main
 from bench.stats import abba, median_interval, quantile
 
 SIDES = ("direct", "batched")
@@ -180,60 +181,53 @@ async def stretch(bench: Bench, server: Sidecar, plan: Plan) -> tuple[Outcome, f
     return outcome, items, places
 
 
-async def utilisation(bench: Bench) -> Part:
-    """Batch utilisation at half and at 70 % of saturated throughput, with p99 against `just_in_time`, switched live."""
-    targets, rows, data = [], [], {}
+async def utilisation(bench: Bench, share: float) -> Part:
+    """Batch utilisation at a share of the saturated throughput, with p99 against `just_in_time`, switched live."""
+    used: list[float] = []
+    speeds: list[float] = []
+    p99: dict[bool, list[float]] = {False: [], True: []}
     async with sidecar() as server:
         await settle(bench, server)
-        for share in (0.5, 0.7):
-            used: list[float] = []
-            speeds: list[float] = []
-            p99: dict[bool, list[float]] = {False: [], True: []}
-            for block, ours in abba(bench.blocks()):
-                if len(speeds) == block:
-                    bench.at(f"{share:.0%}, block {block + 1}, saturated")
-                    await server.reconfigure(strategy="load_aware")
-                    speeds.append(await saturated(bench, server, batching=True, seconds=3.0))
-                strategy = "load_aware" if ours else "just_in_time"
-                bench.at(f"{share:.0%}, block {block + 1}, {strategy}")
-                await server.reconfigure(strategy=strategy)
-                plan = Plan(port=server.port, rate=share * speeds[block], seconds=bench.span(6, 2), timeout=30.0, seed=block)
-                outcome, items, places = await stretch(bench, server, plan)
-                p99[ours].append(outcome.p99_ms)
-                if ours:
-                    used.append(items / places)
-            ratio = median_interval([a / b for a, b in zip(p99[True], p99[False], strict=True)])
-            full = median_interval(used)
-            targets += [
-                Target.of(f"batch utilisation at {share:.0%} of saturated throughput", full, 0.85, 0.95, unit="%"),
-                Target.of(f"p99 at {share:.0%}, load_aware over just_in_time", ratio, 1.15, 1.0, better="lower"),
-            ]
-            ours_ms, theirs_ms = (median_interval(p99[side]).median for side in (True, False))
-            rows.append(
-                (
-                    f"{share:.0%}",
-                    f"{share * median_interval(speeds).median:.0f}/s",
-                    figure(full.median, "%"),
-                    figure(ours_ms, "ms"),
-                    figure(theirs_ms, "ms"),
-                )
+        for block, ours in abba(bench.blocks()):
+            if len(speeds) == block:
+                bench.at(f"block {block + 1}, saturated")
+                await server.reconfigure(strategy="load_aware")
+                speeds.append(await saturated(bench, server, batching=True, seconds=3.0))
+            strategy = "load_aware" if ours else "just_in_time"
+            bench.at(f"block {block + 1}, {strategy}")
+            await server.reconfigure(strategy=strategy)
+            plan = Plan(port=server.port, rate=share * speeds[block], seconds=bench.span(6, 2), timeout=30.0, seed=block)
+            outcome, items, places = await stretch(bench, server, plan)
+            p99[ours].append(outcome.p99_ms)
+            if ours:
+                used.append(items / places)
+    ratio = median_interval([a / b for a, b in zip(p99[True], p99[False], strict=True)])
+    full = median_interval(used)
+    ours_ms, theirs_ms = (median_interval(p99[side]).median for side in (True, False))
+    row = (f"{share * median_interval(speeds).median:.0f}/s", figure(full.median, "%"), figure(ours_ms, "ms"), figure(theirs_ms, "ms"))
+    return Part(
+        f"utilisation_{100 * share:.0f}",
+        0,
+        [
+            Target.of(f"batch utilisation at {share:.0%} of saturated throughput", full, 0.85, 0.95, unit="%"),
+            Target.of(f"p99 at {share:.0%}, load_aware over just_in_time", ratio, 1.15, 1.0, better="lower"),
+        ],
+        [
+            Table(
+                f"batch utilisation = items / places, at {share:.0%}", ("rate", "utilisation", "p99 load_aware", "p99 just_in_time"), [row]
             )
-            data[f"{share:.0%}"] = {
-                "saturated": speeds,
-                "utilisation": used,
-                "load_aware_p99_ms": p99[True],
-                "just_in_time_p99_ms": p99[False],
-            }
-    columns = ("of saturated", "rate", "utilisation", "p99 load_aware", "p99 just_in_time")
-    return Part("utilisation", 0, targets, [Table("batch utilisation = items / places", columns, rows)], data=data)
+        ],
+        data={"saturated": speeds, "utilisation": used, "load_aware_p99_ms": p99[True], "just_in_time_p99_ms": p99[False]},
+    )
 
 
-PARTS = {
+PARTS: dict[str, tuple[Measure, str]] = {
     "throughput": (throughput, "about 2.5 minutes"),
     "capacity": (both_capacities, "about 4 minutes"),
     "latency": (added_latency, "about 4.5 minutes (and 4 more where `capacity` was not measured before)"),
     "lone": (lone_client, "about 2 minutes"),
-    "utilisation": (utilisation, "about 7 minutes"),
+    "utilisation_50": (partial(utilisation, share=0.5), "about 4 minutes"),
+    "utilisation_70": (partial(utilisation, share=0.7), "about 4 minutes"),
     "improvement": (improvement, "about 5 minutes"),
 }
 

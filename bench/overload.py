@@ -85,7 +85,7 @@ async def overload(bench: Bench) -> Part:
             "saturated": saturations,
             "in_time": [block.in_time for block in blocks],
             "whole_in_time": whole.in_time,
-            "statuses": statuses,
+            "statuses": dict(statuses),
             "probes": [asdict(probe) for probe in found.probes],
         },
     )
