@@ -57,7 +57,6 @@ class Core:
         self._backlog_at = -math.inf
         self._smoothed = self._unsmoothed(now)
         self._settled = False
-        self._settled = False
 
     # -- configuration -------------------------------------------------------------------------------------------
 
@@ -176,9 +175,10 @@ class Core:
         if not self.by_forecast:
             self.places = limit
             return
+        devices = self.device_places()
         used = saturation(self.rate(), fixed=ledger.batch_fixed, marginal=ledger.item_marginal, largest=self.config.max_batch_size)
         forecast = ledger.forecast(
-            now, left_over=self.queue.items, places=self.device_places(), dispatched=dispatched, margin=places_margin(used)
+            now, left_over=self.queue.items, places=devices, dispatched=dispatched, margin=places_margin(used, devices)
         )
         self.places = max(1, min(limit, forecast))
 

@@ -214,7 +214,7 @@ class Dispatcher:
 
     def _measure_concurrency(self, result: BatchResult, now: float) -> None:
         core = self._core
-        queued = core.queue.items > 0
+        queued = core.queue.items >= core.limit()
         core.concurrency.measure(
             nodes=result.report.nodes if result.report is not None else 0,
             seconds=now - self._measured_at,

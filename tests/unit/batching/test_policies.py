@@ -101,9 +101,10 @@ def test_the_stable_size_sustains_the_rate(rate: Any) -> None:
     assert size == 64 or size / (0.02 + 0.0005 * size) >= rate
 
 
-@given(ratio)
-def test_the_margin_of_places_is_continuous(used: Any) -> None:
-    assert abs(places_margin(used) - places_margin(used + 1e-7)) < 1e-5
+@given(ratio, st.integers(1, 4))
+def test_the_margin_of_places_is_continuous_and_no_larger_with_more_devices(used: Any, devices: Any) -> None:
+    assert abs(places_margin(used, devices) - places_margin(used + 1e-7, devices)) < 1e-5
+    assert places_margin(used, devices + 1) <= places_margin(used, devices)
 
 
 @given(st.floats(1, 32), st.floats(1, 32), st.floats(0.01, 1), st.integers(0, 50))

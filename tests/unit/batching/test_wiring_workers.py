@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import Any
 
 import pytest
@@ -93,6 +94,35 @@ async def test_batches_at_once_stay_at_high_load_where_each_pays() -> None:
             await closed_loop(manager, 5.0)
             places.append(manager.snapshot().concurrency)
     assert places.count(2) >= 15, "a trial now and then, and back"
+
+
+async def open_loop(manager: Any, rate: float, seconds: float) -> set[int]:
+    """Poisson arrivals; the batches at once that were allowed meanwhile."""
+    rng, loop = random.Random(1), asyncio.get_running_loop()
+    end, tasks, places = loop.time() + seconds, [], set()
+    while loop.time() < end:
+        await asyncio.sleep(rng.expovariate(rate))
+        tasks.append(asking(manager, Ask(), timeout=300))
+        places.add(manager.snapshot().concurrency)
+    await asyncio.gather(*tasks)
+    return places
+
+
+async def test_batches_at_once_do_not_fall_at_high_load_while_there_is_no_backlog() -> None:
+    """Throughput is then what arrives, with one worker as with two; but with one everybody would wait longer."""
+    runner = Runner(workers=2, fixed=0.5)
+    async with managed(runner, None, lambda: 0.95, min_batch_wait_ms=1, max_batch_wait_ms=2) as manager:
+        assert await open_loop(manager, 20.0, 120.0) == {2}
+
+
+async def test_a_place_that_memory_took_comes_back_without_a_backlog_too() -> None:
+    runner = Runner(workers=2, fixed=0.5, fails=lambda asks: OutOfMemory("too large") if len(asks) > 3 else None)
+    async with managed(runner, **SMALL) as manager:
+        await asyncio.gather(*(ask(manager, Ask(n), timeout=300) for n in range(5)))
+        assert manager.snapshot().concurrency == 1
+        runner.fails = lambda asks: None
+        await open_loop(manager, 2.0, 60.0)
+        assert manager.snapshot().concurrency == 2
 
 
 async def test_a_batch_that_ran_out_of_memory_takes_a_place_at_once_and_throughput_gives_it_back() -> None:
