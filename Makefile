@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: help demo serve test lint format generate bench bench-quick figures lock test-pythons clean-room clean
+.PHONY: help demo serve test cluster-up cluster-down lint format generate bench bench-quick figures lock test-pythons clean-room clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -26,6 +26,12 @@ serve: $(READY) ## leave a server running on http://127.0.0.1:8080 (ARGS="--port
 test: lint ## everything that must hold before a change lands: lint, types, layers, generated files, all tests
 	@sh tools/debian-packages prometheus:prometheus promtool:prometheus chromium:chromium
 	@$(BIN)/python -m pytest $(ARGS)
+
+cluster-up: $(READY) ## leave a Kubernetes control plane with fake nodes running on loopback (its first build takes about 8 minutes)
+	@$(BIN)/python -m tests.cluster up
+
+cluster-down: $(READY) ## end it
+	@$(BIN)/python -m tests.cluster down
 
 lint: $(READY) ## Ruff, strict mypy, import layers, generated files up to date
 	@$(BIN)/ruff check .
