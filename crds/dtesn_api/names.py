@@ -23,6 +23,7 @@ LABEL_INSTANCE: Final = "app.kubernetes.io/instance"
 LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
 LABEL_INJECT: Final = f"{GROUP}/inject"
 ANNOTATION_CONFIG_HASH: Final = f"{GROUP}/config-hash"
+ANNOTATION_SETTINGS: Final = f"{GROUP}/settings"  # of an injected pod: the live settings at its admission
 ANNOTATION_TEMPLATE_HASH: Final = f"{GROUP}/template-hash"  # of a Deployment: its pod template but for the image
 
 CONTAINER: Final = "dtesn-sidecar"

@@ -12,6 +12,7 @@ from dtesn_api import names
 from dtesn_api.schema import to_wire
 from dtesn_api.spec import DTESNBatcherSpec, Gpu
 from dtesn_operator.kinds import Manifest
+from dtesn_operator.resources.freeform import copied
 from dtesn_operator.resources.settings import environment
 from dtesn_operator.resources.volumes import CUPY_FOLDER, mounts
 
@@ -31,9 +32,10 @@ _SECURITY: Final = {
 def container(spec: DTESNBatcherSpec, image: str, *, native: bool, hide_token: bool, root_pod: bool = False) -> Manifest:
     """The container.
 
-    `native`: it stands among the init containers and lives as long as the application. It then gets SIGTERM only after the
-    application has ended, so a preStop hook tells it that the end is near. `hide_token`: the pod mounts an API token, which
-    is none of the sidecar's business. `root_pod`: the pod says that its containers run as root.
+    `native`: it stands among the init containers and lives as long as the application, which starts once the sidecar answers.
+    It then gets SIGTERM only after the application has ended, so a preStop hook tells it that the end is near.
+    `hide_token`: the pod mounts an API token, which is none of the sidecar's business. `root_pod`: the pod says that its
+    containers run as root.
     """
     port = spec.sidecar.port
     found: Manifest = {
@@ -42,6 +44,7 @@ def container(spec: DTESNBatcherSpec, image: str, *, native: bool, hide_token: b
         "command": ["dtesn-sidecar", "serve"],
         "args": ["--config", f"{names.CONFIG_FOLDER}/{names.CONFIG_FILE}", "--port", str(port)],
         "ports": [{"name": names.CONTAINER_PORT_NAME, "containerPort": port, "protocol": "TCP"}],
+        "startupProbe": {"httpGet": {"path": "/healthz", "port": port}, "periodSeconds": 1, "timeoutSeconds": 2, "failureThreshold": 120},
         "readinessProbe": {"httpGet": {"path": "/readyz", "port": port}, "periodSeconds": 2, "timeoutSeconds": 2, "failureThreshold": 2},
         "livenessProbe": {"httpGet": {"path": "/healthz", "port": port}, "periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": 3},
         "securityContext": {**_SECURITY, **({"runAsUser": UNPRIVILEGED_USER} if root_pod else {})},
@@ -64,7 +67,7 @@ def _environment(spec: DTESNBatcherSpec) -> list[Manifest]:
     ours = {name: value.replace("$", "$$") for name, value in environment(spec).items()}
     if spec.backend != "numpy":
         ours["CUPY_CACHE_DIR"] = CUPY_FOLDER
-    theirs = [to_wire(variable) for variable in spec.sidecar.env]
+    theirs = [copied(to_wire(variable)) for variable in spec.sidecar.env]
     named = {variable["name"] for variable in theirs}
     return [{"name": name, "value": value} for name, value in ours.items() if name not in named] + theirs
 

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from dtesn_api.spec import DTESNBatcherSpec
 from dtesn_operator.batcher import Batcher
 from dtesn_operator.kinds import NETWORK_POLICY, Manifest
+from dtesn_operator.resources.freeform import copied
 from dtesn_operator.resources.metadata import owned, selector
 
 _DNS = [{"port": 53, "protocol": protocol} for protocol in ("UDP", "TCP")]
@@ -27,12 +28,12 @@ def network_policy(batcher: Batcher, namespaces: Sequence[str]) -> Manifest:
     }
     if policy.egress is not None:
         spec["policyTypes"] = ["Ingress", "Egress"]
-        spec["egress"] = [{"ports": _DNS}, *_load_ports(batcher.spec), *(dict(rule) for rule in policy.egress)]
+        spec["egress"] = [{"ports": _DNS}, *_load_ports(batcher.spec), *copied(policy.egress)]
     return {**owned(NETWORK_POLICY, batcher), "spec": spec}
 
 
 def _ingress(spec: DTESNBatcherSpec, namespaces: Sequence[str]) -> Iterator[Manifest]:
-    peers: list[Mapping[str, Any]] = [dict(peer) for peer in spec.network_policy.from_]
+    peers: list[Mapping[str, Any]] = copied(spec.network_policy.from_)
     peers += [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}}} for name in dict.fromkeys(namespaces)]
     if peers:  # a rule without peers would let everyone in
         yield {"from": peers, "ports": [{"port": spec.sidecar.port, "protocol": "TCP"}]}

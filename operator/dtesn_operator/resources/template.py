@@ -16,6 +16,7 @@ from dtesn_operator.batcher import Batcher
 from dtesn_operator.kinds import Manifest
 from dtesn_operator.resources.claim_template import claim_template_name
 from dtesn_operator.resources.container import CLAIM, claimed, container
+from dtesn_operator.resources.freeform import copied, without_empty_lists
 from dtesn_operator.resources.metadata import labels
 from dtesn_operator.resources.settings import default_grace, least_grace
 from dtesn_operator.resources.volumes import volumes
@@ -27,14 +28,14 @@ _MOST_GRACE: Final = 2**31  # of Kubernetes's own range, enough to be an integer
 def pod_template(batcher: Batcher, image: str) -> Manifest:
     """The Deployment's pod template. Raises `SpecInvalid` with everything in `template` that does not go with the sidecar."""
     spec = batcher.spec
-    template: Manifest = _copied(spec.template or {})
+    template: Manifest = without_empty_lists(copied(spec.template or {}))
     found = _problems(template, spec)
     if found:
         raise SpecInvalid(found)
     metadata: Manifest = template.setdefault("metadata", {})
     pod: Manifest = template.setdefault("spec", {})
     metadata["labels"] = {**metadata.get("labels", {}), **labels(batcher)}
-    annotations = {**metadata.get("annotations", {}), **_scraping(spec)}
+    annotations = {**metadata.pop("annotations", {}), **_scraping(spec)}
     if annotations:
         metadata["annotations"] = annotations
     native = bool(pod.get("containers"))
@@ -78,13 +79,6 @@ def _scraping(spec: DTESNBatcherSpec) -> dict[str, str]:
     if not spec.monitoring.scrape_annotations:
         return {}
     return {"prometheus.io/scrape": "true", "prometheus.io/port": str(spec.sidecar.port), "prometheus.io/path": "/metrics"}
-
-
-def _copied(value: Any) -> Any:
-    """A deep copy without null, which stands for absent."""
-    if isinstance(value, Mapping):
-        return {key: _copied(item) for key, item in value.items() if item is not None}
-    return [_copied(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 # -- what does not go with the sidecar; all else the API server checks ---------------------------------------------------------

@@ -15,14 +15,14 @@ TOKEN_FOLDER: Final = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S
 _CONFIG, _TMP, _CUPY, _READOUT, _NO_TOKEN = "dtesn-config", "dtesn-tmp", "dtesn-cupy", "dtesn-readout", "dtesn-no-token"
 
 
-def volumes(spec: DTESNBatcherSpec, config_map: str, *, hide_token: bool, optional: bool = False) -> list[Manifest]:
-    """The volumes. `optional`: the pod starts even where the ConfigMap of the live settings is absent.
+def volumes(spec: DTESNBatcherSpec, config_map: str, *, hide_token: bool, fallback: bool = False) -> list[Manifest]:
+    """The volumes. `fallback`: where the ConfigMap of the live settings is absent, the pod's own annotation stands in.
 
     Secrets are always optional: the source that wants one says that it is missing. The configuration is mounted as a folder,
     since a mounted single file never changes.
     """
-    config: Manifest = {"name": config_map, **({"optional": True} if optional else {})}
-    found: list[Manifest] = [{"name": _CONFIG, "configMap": config}, {"name": _TMP, "emptyDir": {}}]
+    found: list[Manifest] = [_with_fallback(config_map) if fallback else {"name": _CONFIG, "configMap": {"name": config_map}}]
+    found.append({"name": _TMP, "emptyDir": {}})
     if spec.backend != "numpy":
         found.append({"name": _CUPY, "emptyDir": {}})
     if hide_token:
@@ -35,6 +35,13 @@ def volumes(spec: DTESNBatcherSpec, config_map: str, *, hide_token: bool, option
         claim = {"claimName": readout.persistent_volume_claim.claim_name, "readOnly": True}
         found.append({"name": _READOUT, "persistentVolumeClaim": claim})
     return found + [{"name": _secret_volume(secret), "secret": {"secretName": secret, "optional": True}} for secret in _secrets(spec)]
+
+
+def _with_fallback(config_map: str) -> Manifest:
+    """Of the files of one name, the last source's is taken."""
+    annotation = {"path": names.CONFIG_FILE, "fieldRef": {"fieldPath": f"metadata.annotations['{names.ANNOTATION_SETTINGS}']"}}
+    sources = [{"downwardAPI": {"items": [annotation]}}, {"configMap": {"name": config_map, "optional": True}}]
+    return {"name": _CONFIG, "projected": {"sources": sources}}
 
 
 def mounts(spec: DTESNBatcherSpec, *, hide_token: bool) -> list[Manifest]:

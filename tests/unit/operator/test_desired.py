@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from msgspec import structs
+from tests.unit.operator.specs import CLUSTER, EVERYTHING, batcher, batchers, kind_of, template_of
 
 from dtesn_api import names
 from dtesn_api.problems import SpecInvalid
-from dtesn_api.spec import decode_spec
 from dtesn_operator import kinds
 from dtesn_operator.batcher import Batcher
 from dtesn_operator.desired import Cluster, Desired, desired
-from dtesn_operator.kinds import Manifest, key_of
+from dtesn_operator.kinds import key_of
 
-CLUSTER = Cluster(operator_image="registry.example/dtesn-batcher:1", available=frozenset(kind for kind in kinds.OWNED if kind.optional))
-NEWER = Cluster(operator_image="registry.example/dtesn-batcher:2", available=CLUSTER.available)
-
-
-def batcher(spec: dict[str, Any] | None = None, **others: Any) -> Batcher:
-    return Batcher("shop", "demo", uid="6f1c", spec=decode_spec(spec or {}), **others)
-
-
-def kind_of(result: Desired, kind: kinds.Kind) -> Manifest:
-    (found,) = [one for one in result.objects if key_of(one).kind == kind]
-    return found
-
-
-def template_of(result: Desired) -> Manifest:
-    return kind_of(result, kinds.DEPLOYMENT)["spec"]["template"]  # type: ignore[no-any-return]
+NEWER = replace(CLUSTER, operator_image="registry.example/dtesn-batcher:2")
 
 
 def test_a_resource_with_all_defaults_asks_for_four_objects() -> None:
@@ -123,3 +113,79 @@ def test_an_optional_kind_that_is_not_installed_is_named_and_left_out() -> None:
 def test_a_template_that_does_not_go_with_the_sidecar_is_refused() -> None:
     with pytest.raises(SpecInvalid):
         desired(batcher({"template": {"spec": {"containers": "none"}}}), CLUSTER)
+
+
+# -- what holds for every resource ---------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=50)
+@given(batchers())
+def test_everything_belongs_to_the_resource_and_is_well_formed(resource: Batcher) -> None:
+    result = desired(resource, CLUSTER)
+    order = [kinds.OWNED.index(key_of(one).kind) for one in result.objects]
+    assert order == sorted(set(order))
+    for one in result.objects:
+        metadata = one["metadata"]
+        assert metadata["namespace"] == resource.namespace
+        assert metadata["name"].startswith(resource.name)
+        assert len(metadata["name"]) <= 63
+        assert metadata["labels"][names.LABEL_INSTANCE] == resource.name
+        assert metadata["labels"][names.LABEL_MANAGED_BY] == names.FIELD_MANAGER
+        (owner,) = metadata["ownerReferences"]
+        assert (owner["kind"], owner["name"], owner["uid"], owner["controller"]) == ("DTESNBatcher", resource.name, "6f1c", True)
+        assert list(_junk(one)) == []
+
+
+@settings(max_examples=50)
+@given(batchers())
+def test_pods_bear_the_labels_that_they_are_selected_by(resource: Batcher) -> None:
+    result = desired(resource, CLUSTER)
+    worn = template_of(result)["metadata"]["labels"]
+    by_kind = {one["kind"]: one["spec"] for one in result.objects if "spec" in one}
+    wanted = [by_kind["Deployment"]["selector"]["matchLabels"], by_kind["Service"]["selector"]]
+    wanted += [by_kind[kind]["selector"]["matchLabels"] for kind in ("PodDisruptionBudget", "PodMonitor") if kind in by_kind]
+    wanted += [by_kind["NetworkPolicy"]["podSelector"]["matchLabels"]] if "NetworkPolicy" in by_kind else []
+    assert all(selector.items() <= worn.items() for selector in wanted)
+
+
+@settings(max_examples=50)
+@given(batchers())
+def test_the_same_resource_gives_the_same_bytes_and_is_left_as_it_was(resource: Batcher) -> None:
+    before = repr(resource)
+    assert repr(desired(resource, CLUSTER)) == repr(desired(resource, CLUSTER))
+    assert repr(resource) == before
+
+
+@settings(max_examples=50)
+@given(batchers(), batchers())
+def test_whatever_changes_in_batching_but_the_longest_timeout_no_pod_is_replaced(resource: Batcher, other: Batcher) -> None:
+    bounded = {"max_timeout": 300.0, "min_timeout": 1.0, "default_timeout": None}
+    base = structs.replace(resource.spec, batching=structs.replace(resource.spec.batching, **bounded))
+    nodes = {"max_queue_nodes": base.batching.max_queue_nodes, "max_batch_nodes": base.batching.max_batch_nodes}
+    changed = structs.replace(base, batching=structs.replace(other.spec.batching, **bounded, **nodes))
+    before, after = (desired(replace(resource, spec=spec), CLUSTER) for spec in (base, changed))
+    differing = [old["kind"] for old, new in zip(before.objects, after.objects, strict=True) if old != new]
+    assert differing == (["ConfigMap"] if before.config_hash != after.config_hash else [])
+
+
+def test_a_resource_that_uses_everything_asks_for_every_kind_but_the_other_autoscaler() -> None:
+    asked = [one["kind"] for one in desired(batcher(EVERYTHING), CLUSTER).objects]
+    assert asked == [kind.kind for kind in kinds.OWNED if kind != kinds.SCALED_OBJECT]
+
+
+def test_without_a_cluster_there_is_no_owner_to_refer_to() -> None:
+    result = desired(Batcher("shop", "demo"), CLUSTER)
+    assert not any("ownerReferences" in one["metadata"] for one in result.objects)
+
+
+def _junk(value: object, path: str = "") -> Iterator[str]:
+    """Nulls, and empty objects and lists where nothing is said by them and the user did not write them."""
+    said = any(name in path for name in (".emptyDir", ".from", ".egress", ".valueFrom", ".nodeSelector", ".securityContext"))
+    if value is None or (value in ({}, []) and not said):
+        yield path
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _junk(item, f"{path}.{key}")
+    if isinstance(value, list):
+        for item in value:
+            yield from _junk(item, path)
