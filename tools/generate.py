@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
+from crd import crd_yaml
 from dashboard import dashboard
 from metrics_page import metrics_reference
 from protocol import messages
@@ -20,6 +21,7 @@ from reference import configuration_reference
 ROOT = Path(__file__).resolve().parent.parent
 
 GENERATORS: Mapping[str, Callable[[], str]] = {
+    "crds/dtesnbatchers.yaml": crd_yaml,
     "docs/configuration.md": configuration_reference,
     "docs/metrics.md": metrics_reference,
     "examples/monitoring/dashboard.json": dashboard,

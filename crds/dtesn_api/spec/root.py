@@ -109,8 +109,9 @@ class DTESNBatcherSpec(Section, frozen=True, kw_only=True):
             holds=_own_container_is_free,
             sentence=f"without a container named {CONTAINER}, which is the sidecar's own",
             cel="!has(self.template) || !has(self.template.spec) || ("
-            f"(!has(self.template.spec.containers) || self.template.spec.containers.all(c, c.name != '{CONTAINER}')) && "
-            f"(!has(self.template.spec.initContainers) || self.template.spec.initContainers.all(c, c.name != '{CONTAINER}')))",
+            f"(!has(self.template.spec.containers) || self.template.spec.containers.all(c, !has(c.name) || c.name != '{CONTAINER}')) && "
+            "(!has(self.template.spec.initContainers) || "
+            f"self.template.spec.initContainers.all(c, !has(c.name) || c.name != '{CONTAINER}')))",
         ),
     )
 
