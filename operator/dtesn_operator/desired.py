@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
+from dtesn_api.spec import DTESNBatcherSpec
 from dtesn_operator import kinds
 from dtesn_operator.batcher import Batcher
 from dtesn_operator.kinds import Kind, Manifest
@@ -57,7 +58,7 @@ def desired(batcher: Batcher, cluster: Cluster, observed: Mapping[str, Any] | No
     """
     spec, scaled = batcher.spec, batcher.spec.autoscaling.enabled
     image, workload = _workload(batcher, cluster, observed)
-    live = live_file(spec, grace(spec))
+    live = live_settings(spec)
     builders: tuple[tuple[Kind, bool, Callable[[], Manifest]], ...] = (
         (kinds.SERVICE_ACCOUNT, True, lambda: service_account(batcher)),
         (kinds.CONFIG_MAP, True, lambda: config_map(batcher, live)),
@@ -91,6 +92,11 @@ def _workload(batcher: Batcher, cluster: Cluster, observed: Mapping[str, Any] | 
     if given or kept == cluster.operator_image or observed is None or template_hash_of(observed) == template_hash_of(workload):
         return kept, workload
     return cluster.operator_image, deployment(batcher, cluster.operator_image)
+
+
+def live_settings(spec: DTESNBatcherSpec) -> bytes:
+    """The bytes of the configuration file of a resource whose template has been checked."""
+    return live_file(spec, grace(spec))
 
 
 def _scrapers(cluster: Cluster) -> list[str]:

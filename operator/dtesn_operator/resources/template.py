@@ -28,14 +28,12 @@ _MOST_GRACE: Final = 2**31  # of Kubernetes's own range, enough to be an integer
 def pod_template(batcher: Batcher, image: str) -> Manifest:
     """The Deployment's pod template. Raises `SpecInvalid` with everything in `template` that does not go with the sidecar."""
     spec = batcher.spec
-    template: Manifest = without_empty_lists(copied(spec.template or {}))
-    found = _problems(template, spec)
-    if found:
-        raise SpecInvalid(found)
+    check_template(spec)
+    template = _user_template(spec)
     metadata: Manifest = template.setdefault("metadata", {})
     pod: Manifest = template.setdefault("spec", {})
     metadata["labels"] = {**metadata.get("labels", {}), **labels(batcher)}
-    annotations = {**metadata.pop("annotations", {}), **_scraping(spec)}
+    annotations = {**metadata.pop("annotations", {}), **scraping(spec)}
     if annotations:
         metadata["annotations"] = annotations
     native = bool(pod.get("containers"))
@@ -62,8 +60,20 @@ def pod_template(batcher: Batcher, image: str) -> Manifest:
     return template
 
 
+def check_template(spec: DTESNBatcherSpec) -> None:
+    """Raises `SpecInvalid` with everything in `template` that does not go with the sidecar."""
+    found = _problems(_user_template(spec), spec)
+    if found:
+        raise SpecInvalid(found)
+
+
+def _user_template(spec: DTESNBatcherSpec) -> Manifest:
+    template: Manifest = without_empty_lists(copied(spec.template or {}))
+    return template
+
+
 def grace(spec: DTESNBatcherSpec) -> int:
-    """Seconds that a pod may take to end: the user's, else long enough for the longest request."""
+    """Seconds that a pod may take to end: the user's, which must have been checked, else long enough for the longest request."""
     given = ((spec.template or {}).get("spec") or {}).get("terminationGracePeriodSeconds")
     return default_grace(spec) if given is None else int(given)
 
@@ -75,7 +85,8 @@ def _pull_secrets(spec: DTESNBatcherSpec, pod: Manifest) -> list[Manifest]:
     return [*theirs, *({"name": secret.name} for secret in ours if secret.name not in known)]
 
 
-def _scraping(spec: DTESNBatcherSpec) -> dict[str, str]:
+def scraping(spec: DTESNBatcherSpec) -> dict[str, str]:
+    """The annotations by which Prometheus finds the port, where they are asked for."""
     if not spec.monitoring.scrape_annotations:
         return {}
     return {"prometheus.io/scrape": "true", "prometheus.io/port": str(spec.sidecar.port), "prometheus.io/path": "/metrics"}
