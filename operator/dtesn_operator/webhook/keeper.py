@@ -5,8 +5,8 @@ Every replica does the same steps. Writes carry the version that was read, so of
 
 from __future__ import annotations
 
-from base64 import b64decode, b64encode
-from collections.abc import Mapping, Sequence
+from base64 import b64encode
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Protocol
@@ -27,14 +27,11 @@ class Objects(Protocol):
     async def get(self, key: ObjectKey) -> Manifest | None:
         """The object, or None where there is none."""
 
-    async def create(self, manifest: Manifest) -> Manifest:
+    async def create(self, manifest: Manifest, kind: Kind) -> Manifest:
         """Create it; fails where it exists."""
 
-    async def replace(self, manifest: Manifest) -> Manifest:
+    async def replace(self, manifest: Manifest, kind: Kind) -> Manifest:
         """Replace it; fails where it is no longer of the manifest's `resourceVersion`."""
-
-    async def patch_json(self, key: ObjectKey, operations: Sequence[Manifest]) -> Manifest:
-        """Apply a JSON patch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,31 +50,28 @@ async def keep(objects: Objects, place: Place, now: datetime) -> Certificates:
     To be repeated every minute or so, and at once at the start. A configuration that does not exist (yet) is passed over.
     """
     stored = await objects.get(ObjectKey(SECRET, place.namespace, place.secret))
-    key = ObjectKey(CONFIGURATION, "", place.configuration)
-    configuration = await objects.get(key)
+    configuration = await objects.get(ObjectKey(CONFIGURATION, "", place.configuration))
     known = None if stored is None else from_data(stored.get("data") or {})
-    published = known is not None and configuration is not None and not unpublished(configuration, known.bundle)
+    published = known is not None and configuration is not None and trusting(configuration, known.bundle) is None
     wanted = advance(known, place.hosts, now, published=published)
     if wanted != known:
         await _store(objects, place, stored, wanted)
-    if configuration is not None and (operations := unpublished(configuration, wanted.bundle)):
-        await objects.patch_json(key, operations)
+    if configuration is not None and (changed := trusting(configuration, wanted.bundle)) is not None:
+        await objects.replace(changed, CONFIGURATION)
     return wanted
 
 
 async def _store(objects: Objects, place: Place, stored: Mapping[str, Any] | None, wanted: Certificates) -> None:
     if stored is not None:
-        await objects.replace({**stored, "data": to_data(wanted)})
+        await objects.replace({**stored, "data": to_data(wanted)}, SECRET)
         return
     metadata = {"name": place.secret, "namespace": place.namespace, "labels": {names.LABEL_MANAGED_BY: names.FIELD_MANAGER}}
-    await objects.create({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "Opaque", "data": to_data(wanted)})
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "Opaque", "data": to_data(wanted)}
+    await objects.create(secret, SECRET)
 
 
-def unpublished(configuration: Mapping[str, Any], bundle: bytes) -> list[Manifest]:
-    """The operations of a JSON patch that put the bundle into each webhook of the configuration that lacks it."""
-    found: list[Manifest] = []
-    for i, webhook in enumerate(configuration.get("webhooks") or []):
-        if b64decode(webhook.get("clientConfig", {}).get("caBundle") or "") != bundle:
-            found.append({"op": "test", "path": f"/webhooks/{i}/name", "value": webhook["name"]})
-            found.append({"op": "add", "path": f"/webhooks/{i}/clientConfig/caBundle", "value": b64encode(bundle).decode()})
-    return found
+def trusting(configuration: Manifest, bundle: bytes) -> Manifest | None:
+    """The configuration with the bundle in each of its webhooks, or None where it is there already."""
+    text = b64encode(bundle).decode()
+    webhooks = [{**one, "clientConfig": {**one["clientConfig"], "caBundle": text}} for one in configuration.get("webhooks") or []]
+    return None if webhooks == (configuration.get("webhooks") or []) else {**configuration, "webhooks": webhooks}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 from base64 import b64decode, b64encode
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -20,10 +20,11 @@ from tests.unit.operator.specs import CLUSTER
 from tests.unit.operator.test_inject import patched, pod, resource
 
 from dtesn_operator.inject import Injection
-from dtesn_operator.kinds import Manifest, ObjectKey
+from dtesn_operator.kinds import Kind, Manifest, ObjectKey
 from dtesn_operator.webhook import server
 from dtesn_operator.webhook.certificates import SETTLE, Certificates, Pair, advance, from_data, new_authority, new_serving, to_data
-from dtesn_operator.webhook.keeper import CONFIGURATION, SECRET, Place, keep, unpublished
+from dtesn_operator.webhook.keeper import CONFIGURATION, SECRET, Place, keep
+from dtesn_operator.webhook.keeper import trusting as trusted
 from dtesn_operator.webhook.review import NotAReview, request_of
 
 HOSTS = ("dtesn-webhook.dtesn-system.svc", "127.0.0.1")
@@ -238,34 +239,26 @@ class Cluster:
         self.objects: dict[ObjectKey, Manifest] = {}
         self.writes = 0
         if webhooks:
-            key = ObjectKey(CONFIGURATION, "", "dtesn")
-            self.objects[key] = {"webhooks": [{"name": name, "clientConfig": {"url": "https://a"}} for name in webhooks]}
+            listed = [{"name": name, "clientConfig": {"url": "https://a"}} for name in webhooks]
+            self._put({"metadata": {"name": "dtesn"}, "webhooks": listed}, CONFIGURATION, None)
 
     async def get(self, key: ObjectKey) -> Manifest | None:
         found = self.objects.get(key)
         return None if found is None else msgspec.json.decode(msgspec.json.encode(found))
 
-    async def create(self, manifest: Manifest) -> Manifest:
-        return self._put(manifest, None)
+    async def create(self, manifest: Manifest, kind: Kind) -> Manifest:
+        return self._put(manifest, kind, None)
 
-    async def replace(self, manifest: Manifest) -> Manifest:
-        return self._put(manifest, manifest["metadata"]["resourceVersion"])
+    async def replace(self, manifest: Manifest, kind: Kind) -> Manifest:
+        return self._put(manifest, kind, manifest["metadata"]["resourceVersion"])
 
-    def _put(self, manifest: Manifest, version: str | None) -> Manifest:
-        key = ObjectKey(SECRET, manifest["metadata"]["namespace"], manifest["metadata"]["name"])
+    def _put(self, manifest: Manifest, kind: Kind, version: str | None) -> Manifest:
+        key = ObjectKey(kind, manifest["metadata"].get("namespace", ""), manifest["metadata"]["name"])
         there = self.objects.get(key)
         if (None if there is None else there["metadata"]["resourceVersion"]) != version:
             raise ConnectionError("409")
         self.writes += 1
         self.objects[key] = {**manifest, "metadata": {**manifest["metadata"], "resourceVersion": str(self.writes)}}
-        return self.objects[key]
-
-    async def patch_json(self, key: ObjectKey, operations: Sequence[Manifest]) -> Manifest:
-        self.writes += 1
-        for test, add in zip(operations[::2], operations[1::2], strict=True):
-            number = int(add["path"].split("/")[2])
-            assert self.objects[key]["webhooks"][number]["name"] == test["value"]
-            self.objects[key]["webhooks"][number]["clientConfig"]["caBundle"] = add["value"]
         return self.objects[key]
 
 
@@ -296,7 +289,7 @@ async def test_of_two_that_write_at_once_one_fails_and_then_agrees() -> None:
     class Late(Cluster):
         async def get(self, key: ObjectKey) -> Manifest | None:
             found = await super().get(key)
-            if key.kind == SECRET and found is None and not self.writes:
+            if key.kind == SECRET and found is None and len(self.objects) == 1:
                 await keep(self_as_first, PLACE, NOW)
             return found
 
@@ -335,6 +328,6 @@ async def test_a_bundle_that_someone_removed_is_published_again() -> None:
     state = await keep(cluster, PLACE, NOW)
     configuration = cluster.objects[ObjectKey(CONFIGURATION, "", "dtesn")]
     del configuration["webhooks"][1]["clientConfig"]["caBundle"]
-    assert [one["path"] for one in unpublished(configuration, state.bundle)] == ["/webhooks/1/name", "/webhooks/1/clientConfig/caBundle"]
+    assert trusted(configuration, state.bundle) is not None
     await keep(cluster, PLACE, NOW)
     assert bundles(cluster) == {state.bundle}
