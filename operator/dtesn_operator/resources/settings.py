@@ -8,6 +8,7 @@ default never changes within a version of the API.
 from __future__ import annotations
 
 import json
+from functools import cache
 from math import ceil
 from pathlib import PurePosixPath
 from typing import Any, Final
@@ -79,9 +80,13 @@ def environment(spec: DTESNBatcherSpec) -> dict[str, str]:
 
 def _at_start(spec: DTESNBatcherSpec) -> list[tuple[Place, Any]]:
     """The settings that differ from their defaults, and their values. Those of the readout, which is a path for the sidecar, aside."""
+    return [(place, value) for place in _start_places() if (value := _at(spec, place.path)) != place.field.default]
+
+
+@cache
+def _start_places() -> tuple[Place, ...]:
     places = [place for place in walk(DTESNBatcherSpec) if place.applies == "restart" and place.field.section is None]
-    wanted = [place for place in places if place.path != _BY_FLAG and not place.path.startswith("model.readout.")]
-    return [(place, value) for place in wanted if (value := _at(spec, place.path)) != place.field.default]
+    return tuple(place for place in places if place.path != _BY_FLAG and not place.path.startswith("model.readout."))
 
 
 def _at(section: Struct, path: str) -> Any:
