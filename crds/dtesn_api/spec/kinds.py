@@ -1,7 +1,7 @@
 """Kinds of strings and numbers that several sections share: names, URLs, paths, quantities, ports.
 
 Patterns end in `\\Z`, since Python's `$` also matches before a final newline; a generator for another dialect
-writes `$` there.
+writes `$` there. They use no `\\w`, `\\s` or `.`: these mean other characters in Python than in the API server's RE2.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ HttpUrl = Annotated[
     Meta(
         min_length=8,
         max_length=2048,
-        pattern=r"^https?://[^\s/?#@\\]+([/?#]\S*)?\Z",
-        extra={"expected": "an http or https URL of at most 2048 characters without user information (use auth for credentials)"},
+        pattern=r"^https?://[-.:_~%!$&'()*+,;=\[\]a-zA-Z0-9]+([/?#][!-~]*)?\Z",
+        extra={"expected": "an http or https URL of at most 2048 ASCII characters without user information (use auth for credentials)"},
     ),
 ]
 FilePath = Annotated[
@@ -68,7 +68,7 @@ IntOrPercent = (
     Annotated[int, Meta(ge=0, le=1000)]
     | Annotated[
         str,
-        Meta(min_length=2, max_length=4, pattern=r"^(100|[0-9]{1,2})%\Z", extra={"expected": "a percentage such as 25%"}),
+        Meta(min_length=2, max_length=4, pattern=r"^(100|[1-9]?[0-9])%\Z", extra={"expected": "a percentage such as 25%"}),
     ]
 )
 FreeForm = dict[str, Any]  # an object of Kubernetes's own, which the API server checks when it is applied

@@ -53,7 +53,7 @@ class Image(Section, frozen=True, kw_only=True):
             Meta(
                 min_length=1,
                 max_length=200,
-                pattern=r"^\w[-.\w]*(@sha256:[0-9a-f]{64})?\Z",
+                pattern=r"^[_a-zA-Z0-9][-._a-zA-Z0-9]*(@sha256:[0-9a-f]{64})?\Z",
                 extra={"expected": "an image tag, with or without a sha256 digest"},
             ),
         ]
