@@ -38,3 +38,8 @@ def batcher_of(manifest: Mapping[str, Any]) -> Batcher:
         status=manifest.get("status") or {},
         deleting="deletionTimestamp" in metadata,
     )
+
+
+def unread(manifest: Mapping[str, Any]) -> Batcher:
+    """Identity and status of a resource whose spec cannot be read; the spec is all defaults, and nobody's wish."""
+    return batcher_of({**{key: manifest[key] for key in ("apiVersion", "kind", "metadata")}, "status": manifest.get("status") or {}})

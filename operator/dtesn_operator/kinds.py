@@ -49,6 +49,10 @@ HORIZONTAL_POD_AUTOSCALER: Final = Kind("autoscaling", "v2", "horizontalpodautos
 SCALED_OBJECT: Final = Kind("keda.sh", "v1alpha1", "scaledobjects", "ScaledObject", optional=True)
 POD_MONITOR: Final = Kind("monitoring.coreos.com", "v1", "podmonitors", "PodMonitor", optional=True)
 
+POD: Final = Kind("", "v1", "pods", "Pod")
+LEASE: Final = Kind("coordination.k8s.io", "v1", "leases", "Lease")
+EVENT: Final = Kind("events.k8s.io", "v1", "events", "Event")
+
 # In the order of applying: what pods need comes before the Deployment, what restricts their traffic too.
 OWNED: Final = (
     SERVICE_ACCOUNT,

@@ -1,0 +1,169 @@
+"""Calls of the Kubernetes API with plain dicts. The only file that imports the Kubernetes client.
+
+`kubernetes.aio` brings configuration, credentials and connections. Its typed models refuse answers that real servers give
+(Lease creation, Events without a time), so bodies go in and out as JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+import msgspec
+from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
+from yarl import URL
+
+from dtesn_api import names
+from dtesn_operator.errors import ApiFailed, ApiUnreachable, NotConfigured
+from dtesn_operator.kinds import Kind, Manifest, ObjectKey
+
+TIMEOUT: Final = 30.0
+PAGE: Final = 500
+_TABLE: Final = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io,application/json"
+
+
+class Client:
+    """Calls on one API server. Every method raises `ApiFailed` for an answer that is an error and `ApiUnreachable` for none."""
+
+    def __init__(self, api: ApiClient) -> None:
+        self._api = api
+
+    async def get(self, key: ObjectKey) -> Manifest | None:
+        """The object, or None where there is none."""
+        try:
+            found: Manifest = await self.call("GET", path_of(key.kind, key.namespace, key.name))
+            return found
+        except ApiFailed as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def list(
+        self, kind: Kind, namespace: str | None = None, *, labels: str = "", metadata_only: bool = False
+    ) -> AsyncIterator[Manifest]:
+        """All objects of a kind, page by page; of every namespace where none is given."""
+        query = {"limit": str(PAGE), **({"labelSelector": labels} if labels else {})}
+        headers = {"Accept": _TABLE} if metadata_only else {}
+        while True:
+            page = await self.call("GET", path_of(kind, namespace), query=query, headers=headers)
+            for item in page["items"] or ():  # an empty list may be null
+                yield {**item, "apiVersion": kind.api_version, "kind": kind.kind}
+            following = page["metadata"].get("continue")
+            if not following:
+                return
+            query["continue"] = following
+
+    async def create(self, manifest: Manifest, kind: Kind, *, dry_run: bool = False) -> Manifest:
+        """POST it as our own, unknown fields refused."""
+        query = {"fieldManager": names.FIELD_MANAGER, "fieldValidation": "Strict", **({"dryRun": "All"} if dry_run else {})}
+        made: Manifest = await self.call("POST", path_of(kind, manifest["metadata"]["namespace"]), manifest, query=query)
+        return made
+
+    async def apply(self, manifest: Manifest, kind: Kind) -> Manifest:
+        """Server-side apply. With `metadata.uid` in it, an object that was replaced meanwhile is refused (409), not rewritten."""
+        metadata = manifest["metadata"]
+        applied: Manifest = await self.call(
+            "PATCH",
+            path_of(kind, metadata["namespace"], metadata["name"]),
+            manifest,
+            query={"fieldManager": names.FIELD_MANAGER, "force": "true", "fieldValidation": "Strict"},
+            headers={"Content-Type": "application/apply-patch+yaml"},
+        )
+        return applied
+
+    async def merge(self, key: ObjectKey, patch: Manifest, *, subresource: str = "") -> Manifest:
+        """A JSON merge patch (RFC 7386)."""
+        path = path_of(key.kind, key.namespace, key.name) + (f"/{subresource}" if subresource else "")
+        query = {"fieldManager": names.FIELD_MANAGER}
+        merged: Manifest = await self.call("PATCH", path, patch, query=query, headers={"Content-Type": "application/merge-patch+json"})
+        return merged
+
+    async def replace(self, manifest: Manifest, kind: Kind) -> Manifest:
+        """PUT it; refused (409) where its resourceVersion is not the latest."""
+        metadata = manifest["metadata"]
+        replaced: Manifest = await self.call("PUT", path_of(kind, metadata["namespace"], metadata["name"]), manifest)
+        return replaced
+
+    async def delete(self, key: ObjectKey, uid: str) -> None:
+        """Delete this very object; one of the same name with another UID is left (409)."""
+        body = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}, "propagationPolicy": "Background"}
+        await self.call("DELETE", path_of(key.kind, key.namespace, key.name), body)
+
+    async def serves(self, kind: Kind) -> bool:
+        """Whether the API server has this kind now."""
+        try:
+            found = await self.call("GET", f"/apis/{kind.group}/{kind.version}" if kind.group else f"/api/{kind.version}")
+        except ApiFailed as error:
+            if error.status == 404:
+                return False
+            raise
+        return any(resource["name"] == kind.plural for resource in found["resources"])
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        seconds: float = TIMEOUT,
+    ) -> Any:
+        """One request and its decoded answer, within so many seconds in all."""
+        try:
+            async with asyncio.timeout(seconds):
+                _, url, ready, _, _ = await self._api.param_serialize(
+                    method, path, query_params=list((query or {}).items()), header_params=dict(headers or {}), auth_settings=["BearerToken"]
+                )
+                answer = await self._api.call_api(method, url, ready, body, _request_timeout=seconds)
+                data: bytes = await answer.response.read()
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise ApiUnreachable(f"{method} {path}: {type(error).__name__} {error}") from error
+        if answer.status >= 400:
+            raise _failed(method, path, answer.status, data, answer.headers.get(names.HEADER_RETRY_AFTER))
+        try:
+            return msgspec.json.decode(data)
+        except msgspec.DecodeError as error:
+            raise ApiUnreachable(f"{method} {path}: the answer is no JSON ({error})") from error
+
+
+def path_of(kind: Kind, namespace: str | None = None, name: str | None = None) -> str:
+    """The path of a collection or an object."""
+    parts = ["apis", kind.group, kind.version] if kind.group else ["api", kind.version]
+    parts += ["namespaces", namespace] if namespace else []
+    return URL.build(path="/" + "/".join([*parts, kind.plural, *([name] if name else [])])).raw_path
+
+
+def _failed(method: str, path: str, status: int, data: bytes, after: str | None) -> ApiFailed:
+    try:
+        said = msgspec.json.decode(data)
+        reason, message = str(said.get("reason", "")), str(said.get("message", ""))
+    except (msgspec.DecodeError, AttributeError):
+        reason, message = "", data[:500].decode(errors="replace")
+    seconds = float(after) if after is not None and after.isdecimal() else None
+    return ApiFailed(f"{method} {path}: {message}", status=status, reason=reason, said=message, after=seconds)
+
+
+@asynccontextmanager
+async def connected(kubeconfig: Path | None = None) -> AsyncIterator[Client]:
+    """A client with the pod's own credentials, or with those of a kubeconfig. Raises `NotConfigured` where there is neither."""
+    configuration = Configuration()
+    try:
+        if kubeconfig is None:
+            try:
+                load_incluster_config(client_configuration=configuration)
+            except ConfigException:
+                await load_kube_config(client_configuration=configuration)
+        else:
+            await load_kube_config(config_file=str(kubeconfig), client_configuration=configuration)
+    except (ConfigException, OSError) as error:
+        raise NotConfigured(f"no way to the API server: {error}. Run it in a pod, or give --kubeconfig FILE or KUBECONFIG") from error
+    configuration.connection_pool_maxsize = 64
+    async with ApiClient(configuration) as api:
+        api.user_agent = names.FIELD_MANAGER
+        yield Client(api)

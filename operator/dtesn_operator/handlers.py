@@ -1,0 +1,75 @@
+"""The watches, by kopf: every event goes to one function. The only file that imports kopf.
+
+kopf lists, watches and recovers (410, dropped streams, an API server that is away). Of its handling nothing else is used: no finalizers,
+no annotations, no peering, no timers; retries are the work queue's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import kopf
+
+from dtesn_api import names
+from dtesn_operator.kinds import DTESN_BATCHER, OWNED
+
+OnEvent = Callable[[Mapping[str, Any], bool], None]
+"""Takes an object as it is now, and whether it is gone."""
+
+
+class Backoffs:
+    """Endless delays before the next attempt at a listing, and new for each: kopf gives up watching where they run out."""
+
+    def __iter__(self) -> Iterator[float]:
+        delay = 0.1
+        while True:
+            yield delay
+            delay = min(2.0, delay * 2)
+
+
+def settings(*, namespaced: bool) -> kopf.OperatorSettings:
+    """kopf's settings. `namespaced`: no rights on the whole cluster, so kinds are not looked for while it runs."""
+    found = kopf.OperatorSettings()
+    found.posting.enabled = False
+    found.scanning.disabled = namespaced
+    found.networking.error_backoffs = Backoffs()
+    found.networking.connect_timeout = 5.0
+    found.networking.request_timeout = 60.0
+    found.watching.server_timeout = 300
+    found.watching.connect_timeout = 5.0
+    for kind in OWNED:
+        found.watching.label_selectors[kind.group, kind.version, kind.plural] = f"{names.LABEL_MANAGED_BY}={names.FIELD_MANAGER}"
+    return found
+
+
+def registry(on_event: OnEvent) -> kopf.OperatorRegistry:
+    """A registry that leads every event of our kinds to the function."""
+    found = kopf.OperatorRegistry()
+
+    @kopf.on.login(registry=found)
+    def login(**given: Any) -> Any:
+        return kopf.login_with_service_account(**given) or kopf.login_with_kubeconfig(**given)
+
+    async def seen(event: Mapping[str, Any], **_: Any) -> None:
+        on_event(event["object"], event["type"] == "DELETED")
+
+    for kind in (DTESN_BATCHER, *OWNED):
+        kopf.on.event(kind.group, kind.version, kind.plural, registry=found, id="seen")(seen)
+    return found
+
+
+async def watch(on_event: OnEvent, namespaces: Sequence[str], ready: asyncio.Event, stop: asyncio.Event) -> None:
+    """Watch until `stop` is set or a signal comes; `ready` is set once the watches have begun."""
+    logging.getLogger("kopf").setLevel(logging.WARNING)
+    await kopf.operator(
+        registry=registry(on_event),
+        settings=settings(namespaced=bool(namespaces)),
+        clusterwide=not namespaces,
+        namespaces=namespaces,
+        standalone=True,
+        ready_flag=ready,
+        stop_flag=stop,
+    )
