@@ -6,9 +6,9 @@ Arrays are [rows, N]; a slice of rows is taken to be a view, as in NumPy and CuP
 
 from __future__ import annotations
 
-import functools
 import importlib
 import logging
+import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -16,18 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dtesn_sidecar.errors import DTESNError
+from dtesn_sidecar.model.blas import kernels
+from dtesn_sidecar.model.tiling import MOST_PADDED, WIDEST_PADDED, Cut, cut
 from dtesn_sidecar.model.weights import Blocks, Matrix, Ring
 
 log = logging.getLogger(__name__)
 
 Array: TypeAlias = Any
 BackendName = Literal["auto", "numpy", "cupy"]
-
-_SMALL_PRODUCT = 1_000_000
-"""Multiply-adds up to which OpenBLAS takes a kernel that packs nothing: with few rows, packing the weights is most of the time."""
-
-_FEW_VALUES = 24_576
-"""Values in the rows from which whole products win: 48 rows at N = 512."""
 
 
 class BackendUnavailable(DTESNError):
@@ -100,6 +96,11 @@ class NumPyBackend:
     multiply = staticmethod(np.multiply)
     tanh = staticmethod(np.tanh)
 
+    def __init__(self, blas: str | None = None) -> None:
+        """For these kernels of the BLAS; None: for those that it has chosen."""
+        self._kernels = blas or kernels()
+        self._threads = threading.local()
+
     def use(self) -> None:
         """Any thread is on the CPU."""
 
@@ -120,7 +121,7 @@ class NumPyBackend:
         return matrix.weights if isinstance(matrix, Blocks | Ring) else matrix
 
     def product(self, rows: Array, matrix: Array, out: Array) -> None:
-        """One BLAS product, or tiles of it, or small ones over strided views of blocks."""
+        """One BLAS product, or tiles of it (`tiling`), or small ones over strided views of blocks."""
         count = rows.shape[0]
         if matrix.ndim == 4:
             halves, windows, width, block = matrix.shape
@@ -129,14 +130,30 @@ class NumPyBackend:
         elif matrix.ndim == 1:
             np.multiply(rows[:, :-1], matrix[1:], out[:, 1:])
             np.multiply(rows[:, -1:], matrix[:1], out[:, :1])
-        elif (tile := _tile(count, *matrix.shape)) is None:
+        elif (tiles := cut(count, *matrix.shape, self._kernels)) is None:
             np.matmul(rows, matrix, out)
+        elif tiles.height == 1:
+            np.matmul(rows[:, None, :], matrix, out[:, None, :])
+        elif tiles.rows == count:
+            self._tiled(rows, matrix, out, tiles)
         else:
-            height, width = tile
-            for left in range(0, matrix.shape[1], width):
-                part = matrix[:, left : left + width]
-                for top in range(0, count, height):
-                    np.matmul(rows[top : top + height], part, out[top : top + height, left : left + width])
+            padded, computed = self._scratch(tiles.rows, rows, out)
+            padded[:count] = rows
+            self._tiled(padded, matrix, computed, tiles)
+            out[...] = computed[:count]
+
+    def _tiled(self, rows: Array, matrix: Array, out: Array, tiles: Cut) -> None:
+        for left in range(0, matrix.shape[1], tiles.width):
+            right = left + tiles.width
+            np.matmul(rows, matrix[:, left:right], out[:, left:right])
+
+    def _scratch(self, count: int, rows: Array, out: Array) -> tuple[Array, Array]:
+        """Room for `count` rows like these, of each thread its own. What is left in rows beyond was states once, and is finite."""
+        kept = self._threads.__dict__
+        if (pair := kept.get(rows.dtype)) is None:
+            pair = kept[rows.dtype] = np.zeros((2, MOST_PADDED * WIDEST_PADDED), rows.dtype)
+        inner, outer = rows.shape[1], out.shape[1]
+        return pair[0, : count * inner].reshape(count, inner), pair[1, : count * outer].reshape(count, outer)
 
     def take(self, a: Array, index: Array, out: Array) -> object:
         """Rows, without a bounds check: the indices are the plan's own."""
@@ -159,26 +176,6 @@ class NumPyBackend:
     def gather_all(self, arrays: Sequence[Array]) -> NDArray[Any]:
         """Joined along axis 1."""
         return np.concatenate(arrays, axis=1)
-
-
-@functools.lru_cache(maxsize=1024)
-def _tile(rows: int, inner: int, outer: int) -> tuple[int, int] | None:
-    """Rows and columns of the tiles that a product of few rows is best cut into, or None for one product.
-
-    Measured with OpenBLAS 0.3.31 on AVX-512, one thread, N = 512: 4, 8, 16, 32 and 48 rows take 77, 94, 140, 227 and 315 us whole
-    and 25, 46, 89, 190 and 260 us in strips of columns; at N = 1,024 strips win up to 12 rows, beyond that size never, and there
-    up to 3 rows are cheaper one by one.
-    """
-    size = inner * outer
-    if rows == 1 or rows * size <= _SMALL_PRODUCT or rows * inner > _FEW_VALUES:
-        return None
-    if rows <= 3 and (size > 1024**2 or (rows == 3 and size > 512**2)):
-        return (1, outer)
-    width = outer
-    while rows * inner * width > _SMALL_PRODUCT:
-        width = (width + 1) // 2
-    least = 32 if size <= 512**2 else 64
-    return (rows, width) if width >= least and size <= 1024**2 else None
 
 
 class ArrayBackend:
