@@ -86,7 +86,7 @@ class Client:
     async def replace(self, manifest: Manifest, kind: Kind) -> Manifest:
         """PUT it; refused (409) where its resourceVersion is not the latest."""
         metadata = manifest["metadata"]
-        replaced: Manifest = await self.call("PUT", path_of(kind, metadata["namespace"], metadata["name"]), manifest)
+        replaced: Manifest = await self.call("PUT", path_of(kind, metadata.get("namespace"), metadata["name"]), manifest)
         return replaced
 
     async def delete(self, key: ObjectKey, uid: str) -> None:
