@@ -23,6 +23,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from bench.results import environment
 from dtesn_api.spec import ModelConfiguration
 from dtesn_sidecar.model.backend import select_backend
 from dtesn_sidecar.model.reservoir import Reservoir, RunItem
@@ -205,6 +206,7 @@ def main() -> int:
     args = parser.parse_args()
     config = ModelConfiguration(esn_size=args.esn_size, membrane_depth=args.depth)
     report: dict[str, object] = {"esn_size": args.esn_size, "depth": args.depth, "blocks": args.blocks, "sigma": SIGMA}
+    report["environment"] = environment()
     for backend in ("numpy", "cupy") if args.gpu else ("numpy",):
         floor = floor_on(backend)
         gflops = 1e-9 / min(floor() for _ in range(5))

@@ -115,6 +115,7 @@ def markdown(folder: Path) -> str:
     if environments:
         machine = environments[0]
         where = f"Measured on {machine['cores']} cores of {machine['cpu']}, Python {machine['python']}, NumPy {machine['numpy']}; "
+        where += f"OpenBLAS kernels {machine['blas']}; " if machine.get("blas") else ""
         where += "bootstrap 95 % intervals.\n\n"
     rows = ["| what | measured | interval | wanted | met |", "| --- | ---: | ---: | ---: | --- |"]
     for target in targets:

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from bench.stats import Interval
+from dtesn_sidecar.model.blas import kernels
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "bench" / "out"
@@ -105,13 +106,14 @@ class Part:
 
 
 def environment() -> dict[str, Any]:
-    """The machine and the libraries that a figure belongs to."""
+    """The machine and the libraries that a figure belongs to; of OpenBLAS the kernels, which differ in speed by a factor of two."""
     model = next((line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
     return {
         "cpu": model,
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
         "numpy": np.__version__,
+        "blas": kernels(),
         "system": f"{platform.system()} {platform.release().split('-')[0]}",
     }
 

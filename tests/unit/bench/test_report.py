@@ -38,6 +38,16 @@ def test_a_missed_target_is_told_in_the_table(tmp_path: Path) -> None:
     assert rows == ["| fast enough | 1.20x |  | &ge; 1.40x | **no** |", "| small enough | 1.00x |  | &le; 1.05x | yes |"]
 
 
+@pytest.mark.parametrize(("blas", "told"), [("SkylakeX", "NumPy 2.4; OpenBLAS kernels SkylakeX;"), (None, "NumPy 2.4; bootstrap")])
+def test_the_figures_say_which_kernels_of_the_blas_they_belong_to(blas: str | None, told: str, tmp_path: Path) -> None:
+    machine = {"cores": 2, "cpu": "a processor", "python": "3.11", "numpy": "2.4", "blas": blas}
+    part = {"targets": [], "curves": [], "environment": machine}
+    target = {"what": "x", "value": 1.0, "bound": "<= 1.05"}
+    (tmp_path / "http.json").write_text(json.dumps({"parts": {"a": part}}))
+    (tmp_path / "simulated.json").write_text(json.dumps({"targets": [target]}))
+    assert told in report.markdown(tmp_path).splitlines()[0]
+
+
 def test_faults_are_summed_and_a_failed_further_check_is_not_lost(tmp_path: Path) -> None:
     counts = [
         ("a: lost", 0),
