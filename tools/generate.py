@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
+from chart import crd_body, values_schema, values_yaml
 from crd import crd_yaml
 from dashboard import dashboard
 from metrics_page import metrics_reference
@@ -21,6 +22,10 @@ from reference import configuration_reference
 ROOT = Path(__file__).resolve().parent.parent
 
 GENERATORS: Mapping[str, Callable[[], str]] = {
+    "charts/dtesn-batcher/files/crd.yaml": crd_body,
+    "charts/dtesn-batcher/files/dashboard.json": dashboard,
+    "charts/dtesn-batcher/values.schema.json": values_schema,
+    "charts/dtesn-batcher/values.yaml": values_yaml,
     "crds/dtesnbatchers.yaml": crd_yaml,
     "docs/configuration.md": configuration_reference,
     "docs/metrics.md": metrics_reference,
