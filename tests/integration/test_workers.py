@@ -47,20 +47,20 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
 
 
 @pytest.fixture
-async def start(weights: Callable[[int], Path]) -> AsyncIterator[Callable[..., Any]]:
+async def start(weights: Callable[[int], Path], started: Callable[[], set[psutil.Process]]) -> AsyncIterator[Callable[..., Any]]:
     pools: list[ProcessPool] = []
 
-    async def started(workers: int = 1, command: Sequence[str] = misbehaving.COMMAND, model: ModelConfiguration = MODEL) -> ProcessPool:
+    async def starting(workers: int = 1, command: Sequence[str] = misbehaving.COMMAND, model: ModelConfiguration = MODEL) -> ProcessPool:
         pool = ProcessPool(model, weights, workers, command=command)
         pools.append(pool)
         await pool.start()
         return pool
 
     open_before = len(os.listdir("/proc/self/fd"))
-    yield started
+    yield starting
     for pool in pools:
         await pool.stop()
-    assert psutil.Process().children() == [], "a process was left behind"
+    assert not started(), "a process was left behind"
     assert len(os.listdir("/proc/self/fd")) <= open_before + 1, "a file was left open"
 
 

@@ -6,7 +6,7 @@ import asyncio
 import os
 import random
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,13 @@ TIMEOUT = 250.0
 
 
 @pytest.fixture
-async def processor(tmp_path: Path) -> AsyncIterator[DTESNProcessor]:
+async def processor(tmp_path: Path, started: Callable[[], set[psutil.Process]]) -> AsyncIterator[DTESNProcessor]:
     batching = BatchConfiguration(target_batch_size=16, enable_circuit_breaker=False)
     async with DTESNProcessor(
         MODEL, batch_config=batching, workers=2, weights_folder=tmp_path / "..", worker_command=misbehaving.COMMAND
     ) as processor:
         yield processor
-    assert psutil.Process().children() == [], "a process was left behind"
+    assert not started(), "a process was left behind"
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,11 @@ PATIENT = BatchConfiguration(min_timeout=200)  # what names no timeout does not 
 
 
 @pytest.fixture
-async def processor(tmp_path: Path) -> AsyncIterator[DTESNProcessor]:
+async def processor(tmp_path: Path, started: Callable[[], set[psutil.Process]]) -> AsyncIterator[DTESNProcessor]:
     async with DTESNProcessor(MODEL, batch_config=PATIENT, weights_folder=tmp_path) as processor:
         yield processor
     assert os.listdir(tmp_path) == []
-    assert psutil.Process().children() == []
+    assert not started()
 
 
 async def features(processor: DTESNProcessor, text: object, **options: Any) -> np.ndarray[Any, Any]:
