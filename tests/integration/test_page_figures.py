@@ -79,6 +79,29 @@ async def test_what_is_not_measured_says_so_and_is_not_0(browser: Browser) -> No
             watched.check()
 
 
+LINES = """() => [...document.querySelectorAll("#sources th")].map((head) => {
+  const range = document.createRange();
+  range.selectNodeContents(head);
+  return [head.textContent, new Set([...range.getClientRects()].map((box) => box.top)).size];
+})"""
+
+
+async def test_a_source_without_data_says_why_and_leaves_the_names_in_one_line(browser: Browser) -> None:
+    with running({"DTESN_LOAD_ENGINE_URL": "http://127.0.0.1:9", "DTESN_LOAD_NVML_WEIGHT": "1"}) as server:
+        for width in (360, 1440):
+            async with opened(browser, server.url, viewport={"width": width, "height": 800}) as watched:
+                page = watched.page
+                await live(page)
+                engine = page.locator("#sources tr", has_text="engine").locator("td:visible")
+                await expect(engine).to_have_text(
+                    [re.compile("^no data: /load: no connection to 127.0.0.1:9: Connection refused; /metrics: no")]
+                )
+                system = page.locator("#sources tr", has_text="system").locator("td:visible")
+                await expect(system).to_have_text([re.compile(r"^\d+ %$"), re.compile(r"^[\d.]+ m?s$"), "1"])
+                assert await page.evaluate(LINES) == [[name, 1] for name in ("queue", "system", "nvml", "engine")]
+                watched.check()
+
+
 async def test_a_chart_has_its_figures_in_words_and_as_a_table(server: Server, browser: Browser) -> None:
     assert await post(server, *[{"input_data": "some words"}] * 8) == [200] * 8
     async with opened(browser, server.url) as watched:

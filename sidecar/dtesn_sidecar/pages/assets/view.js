@@ -128,11 +128,14 @@ function sourceRow() {
  * @param {[string, SourceLoad]} source
  */
 function updateSource(row, [name, source]) {
-  const [head, load, old, weight] = /** @type {HTMLElement[]} */ ([...row.children]);
+  const [head, load, old, weight] = /** @type {HTMLTableCellElement[]} */ ([...row.children]);
   const none = source.value === null;
+  const last = source.age_seconds === undefined ? "" : `; last read ${inWords(source.age_seconds, "age")} ago`;
   say(head, name);
-  say(load, none ? `no data: ${source.reason ?? "no reason given"}` : inWords(source.value, "percent"));
+  say(load, none ? `no data: ${source.reason ?? "no reason given"}${last}` : inWords(source.value, "percent"));
   load.className = none ? "reason" : "";
+  load.colSpan = none ? 3 : 1; // a reason needs the room, and what is left out of the mean has no weight in it
+  old.hidden = weight.hidden = none;
   say(old, inWords(source.age_seconds, "age", "never read"));
   say(weight, source.weight === undefined ? "1" : String(source.weight));
 }
