@@ -89,24 +89,44 @@ ALL = (
         extra=("kustomize/stage/node/fast/*.yaml", "kustomize/stage/node/heartbeat/*.yaml", "kustomize/stage/pod/fast/*.yaml"),
     ),
     Module("helm", {"helm": "helm.sh/helm/v4/cmd/helm"}, "renders and installs the chart", "a minute and a half"),
+    Module("helm-docs", {"helm-docs": "github.com/norwoodj/helm-docs/cmd/helm-docs"}, "writes the chart's README", "10 seconds"),
+    Module(
+        "keda",
+        {"keda-operator": "github.com/kedacore/keda/v2/cmd/operator", "keda-adapter": "github.com/kedacore/keda/v2/cmd/adapter"},
+        "scales by what Prometheus says",
+        "6 minutes",
+        stamp=("github.com/kedacore/keda/v2/version.Version",),
+        extra=("config/crd/bases/*.yaml",),
+    ),
 )
 
 
 def binary(name: str) -> Path:
     """The program's path; built where it is not yet. Raises MissingPrerequisite where that cannot be."""
-    assets = os.environ.get("KUBEBUILDER_ASSETS")
-    if assets and (given := Path(assets) / name).is_file():
-        return given
+    module = _module(name)
+    if assets := os.environ.get("KUBEBUILDER_ASSETS"):
+        if not Path(assets).is_dir():
+            raise MissingPrerequisite(f"KUBEBUILDER_ASSETS is {assets}, which is no folder: set it to one with etcd and kube-apiserver")
+        if (given := Path(assets) / name).is_file():
+            return given
+    return built(module) / name
+
+
+def files(name: str) -> Path:
+    """The folder of what is kept beside a program: files of the module that it comes from."""
+    return built(_module(name)) / "files"
+
+
+def _module(name: str) -> Module:
     for module in ALL:
         if name in module.programs:
-            return built(module) / name
+            return module
     raise ValueError(f"no module builds {name}; there are {', '.join(sorted(program for module in ALL for program in module.programs))}")
 
 
 def stages() -> list[Path]:
     """kwok's stages: what happens to fake nodes and their pods."""
-    folder = binary("kwok").parent / "files"
-    return sorted(file for file in folder.rglob("*.yaml") if file.name != "kustomization.yaml")
+    return sorted(file for file in files("kwok").rglob("*.yaml") if file.name != "kustomization.yaml")
 
 
 def built(module: Module) -> Path:

@@ -35,17 +35,21 @@ class Authority:
 
     def server(self, name: str, hosts: Sequence[str]) -> None:
         """A server's certificate for DNS names and addresses."""
-        self._issue(name, name, (), hosts, ExtendedKeyUsageOID.SERVER_AUTH)
+        self._issue(name, name, (), hosts, [ExtendedKeyUsageOID.SERVER_AUTH])
 
     def client(self, name: str, user: str, groups: Sequence[str] = ()) -> None:
         """A client's certificate: Kubernetes takes the common name for the user and the organisations for groups."""
-        self._issue(name, user, groups, (), ExtendedKeyUsageOID.CLIENT_AUTH)
+        self._issue(name, user, groups, (), [ExtendedKeyUsageOID.CLIENT_AUTH])
 
-    def _issue(self, name: str, common: str, groups: Sequence[str], hosts: Sequence[str], usage: x509.ObjectIdentifier) -> None:
+    def peer(self, name: str, hosts: Sequence[str]) -> None:
+        """A certificate for both ends of a connection."""
+        self._issue(name, name, (), hosts, [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
+
+    def _issue(self, name: str, common: str, groups: Sequence[str], hosts: Sequence[str], usage: Sequence[x509.ObjectIdentifier]) -> None:
         key = ec.generate_private_key(ec.SECP256R1())
         subject = [x509.NameAttribute(NameOID.COMMON_NAME, common)]
         subject += [x509.NameAttribute(NameOID.ORGANIZATION_NAME, group) for group in groups]
-        builder = self._builder(x509.Name(subject), key.public_key()).add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+        builder = self._builder(x509.Name(subject), key.public_key()).add_extension(x509.ExtendedKeyUsage(usage), critical=False)
         if hosts:
             builder = builder.add_extension(x509.SubjectAlternativeName([_general_name(host) for host in hosts]), critical=False)
         certificate = builder.sign(self._key, hashes.SHA256())

@@ -1,20 +1,14 @@
 """A Kubernetes control plane on loopback: etcd, kube-apiserver, and as asked the controllers, the scheduler and kwok's fake nodes.
 
-Needs no root and no container: `with ControlPlane.started(folder) as plane: plane.kubectl("get", "nodes")`.
+Needs no root and no container: `with ControlPlane.started(folder) as plane: plane.kubectl("get", "nodes")`. Services of type
+ExternalName that name `localhost` are the way from the API server to webhooks and API services that a test runs.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import ssl
-import subprocess
-import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,112 +16,73 @@ import yaml
 from cryptography.hazmat.primitives.asymmetric import rsa
 from tests.cluster.build import binary, stages
 from tests.cluster.certificates import Authority, write_key
+from tests.cluster.cluster import Cluster, kubeconfig_file, until
 from tests.cluster.processes import Daemon, free_port
 
+__all__ = ["CRDS", "ControlPlane", "fake_node", "until"]
+
+CRDS = tuple(sorted((Path(__file__).resolve().parents[2] / "crds").glob("*.yaml")))
 FAST = ["--kube-api-qps=1000", "--kube-api-burst=2000"]  # the defaults, 20 to 50 a second, would hide whoever is measured
+# A HorizontalPodAutoscaler looks each second and takes its time before it scales down: seconds, not the usual five minutes.
+EAGER = ["--horizontal-pod-autoscaler-sync-period=1s", "--horizontal-pod-autoscaler-downscale-stabilization=3s"]
 AUDIT_POLICY = {"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"], "rules": [{"level": "Metadata"}]}
 NODE_ANNOTATION = {"kwok.x-k8s.io/node": "fake"}
 
 
-@dataclass
-class ControlPlane:
-    """A running control plane. `daemons` by program name; `audit` is the API server's audit log, one JSON object a line."""
+class ControlPlane(Cluster):
+    """A running control plane. `daemons` by program name."""
 
-    folder: Path
-    port: int
-    daemons: dict[str, Daemon] = field(default_factory=dict)
-
-    @property
-    def url(self) -> str:
-        """The API server."""
-        return f"https://127.0.0.1:{self.port}"
-
-    @property
-    def kubeconfig(self) -> Path:
-        """Of a member of system:masters."""
-        return self.folder / "admin.kubeconfig"
-
-    @property
-    def audit(self) -> Path:
-        """The audit log, at metadata level."""
-        return self.folder / "audit.log"
-
-    @property
-    def logs(self) -> Path:
-        """The folder with a log for each program."""
-        return self.folder / "logs"
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, folder / "admin.kubeconfig", folder / "audit.log")
+        self.port, self.etcd = free_port(), f"http://127.0.0.1:{free_port()}"
+        self.logs = folder / "logs"
+        self.daemons: dict[str, Daemon] = {}
 
     @classmethod
     @contextmanager
-    def started(cls, folder: Path, *, controllers: bool = True, nodes: int = 2) -> Iterator[ControlPlane]:
-        """A new one, ended with the block. `controllers`: with the controller-manager, the scheduler, kwok and fake nodes."""
-        plane = cls(folder, free_port())
+    def started(cls, folder: Path, *, controllers: bool = True, nodes: int = 2, first: Sequence[Path] = ()) -> Iterator[ControlPlane]:
+        """A new one, ended with the block.
+
+        `controllers`: with the controller-manager, the scheduler, kwok and fake nodes. `first`: files with resource
+        definitions. Controllers notice those that come later only at their next look, up to half a minute on.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        plane = cls(folder)
         try:
-            plane.start(controllers=controllers, nodes=nodes)
+            plane.start(controllers=controllers, nodes=nodes, first=first)
             yield plane
         finally:
             for daemon in reversed(plane.daemons.values()):
                 daemon.stop()
 
-    def start(self, *, controllers: bool, nodes: int) -> None:
+    def start(self, *, controllers: bool, nodes: int, first: Sequence[Path]) -> None:
         """Start everything and wait until it answers."""
         self._certificates()
         self._start_etcd()
         self._start_api_server()
+        if first:  # server-side: some definitions are longer than the annotation of a client-side apply
+            self.kubectl("apply", "--server-side", *(f"--filename={file}" for file in first))
+            self.kubectl("wait", "--for=condition=Established", *(f"--filename={file}" for file in first))
         if controllers:
             self._start_controllers()
-            for number in range(nodes):
-                self.apply(fake_node(f"node-{number}"))
+            if nodes:
+                self.apply(*(fake_node(f"node-{number}") for number in range(nodes)))
 
-    def write_kubeconfig(self, name: str, user: dict[str, str]) -> Path:
-        """A kubeconfig for this API server with the user's credentials (a `user` section)."""
-        file = self.folder / f"{name}.kubeconfig"
-        content = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "test", "cluster": {"server": self.url, "certificate-authority": str(self.folder / "pki/ca.crt")}}],
-            "users": [{"name": name, "user": user}],
-            "contexts": [{"name": "test", "context": {"cluster": "test", "user": name}}],
-            "current-context": "test",
-        }
-        file.touch(mode=0o600)
-        file.write_text(yaml.safe_dump(content), encoding="utf-8")
-        return file
+    @property
+    def api_server(self) -> Daemon:
+        """The API server's process, which faults are done to."""
+        return self.daemons["kube-apiserver"]
 
-    def kubectl(self, *arguments: str, data: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run kubectl as admin. With `check`, a failure raises RuntimeError with what it said."""
-        command = [str(binary("kubectl")), "--kubeconfig", str(self.kubeconfig), *arguments]
-        done = subprocess.run(
-            command, input=data, capture_output=True, text=True, check=False, env={**os.environ, "HOME": str(self.folder)}
-        )
-        if check and done.returncode:
-            raise RuntimeError(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
-        return done
-
-    def apply(self, *manifests: dict[str, Any], namespace: str = "default") -> None:
-        """`kubectl apply` of manifests."""
-        self.kubectl("apply", "--namespace", namespace, "-f", "-", data=yaml.safe_dump_all(manifests))
-
-    def get(self, what: str, *arguments: str, namespace: str = "default") -> Any:
-        """What `kubectl get -o json` says."""
-        return json.loads(self.kubectl("get", what, "--namespace", namespace, "-o", "json", *arguments).stdout)
-
-    def get_url(self, path: str, timeout: float = 5.0) -> tuple[int, bytes]:
-        """Status and body of a GET as admin; status 0 where nothing answers."""
-        context = ssl.create_default_context(cafile=str(self.folder / "pki/ca.crt"))
-        context.load_cert_chain(self.folder / "pki/admin.crt", self.folder / "pki/admin.key")
-        try:
-            with urllib.request.urlopen(f"{self.url}{path}", timeout=timeout, context=context) as answer:
-                return answer.status, answer.read()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read()
-        except OSError:
-            return 0, b""
+    def ready(self) -> bool:
+        """Whether the API server says that it is."""
+        return self.get_url("/readyz")[0] == 200
 
     def _certificates(self) -> None:
-        authority = Authority(self.folder / "pki")
+        pki = self.folder / "pki"
+        authority = Authority(pki)
         hosts = ["127.0.0.1", "10.96.0.1", "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"]
         authority.server("apiserver", hosts)
+        cluster = {"server": f"https://127.0.0.1:{self.port}", "certificate-authority": str(authority.file)}
         clients: dict[str, tuple[str, Sequence[str]]] = {
             "admin": ("admin", ["system:masters"]),
             "kube-controller-manager": ("system:kube-controller-manager", []),
@@ -136,21 +91,20 @@ class ControlPlane:
         }
         for name, (user, groups) in clients.items():
             authority.client(name, user, groups)
-            pki = self.folder / "pki"
-            self.write_kubeconfig(name, {"client-certificate": str(pki / f"{name}.crt"), "client-key": str(pki / f"{name}.key")})
-        write_key(self.folder / "pki/service-accounts.key", rsa.generate_private_key(public_exponent=65537, key_size=2048))
+            certificate = {"client-certificate": str(pki / f"{name}.crt"), "client-key": str(pki / f"{name}.key")}
+            kubeconfig_file(self.folder / f"{name}.kubeconfig", cluster, name, certificate)
+        write_key(pki / "service-accounts.key", rsa.generate_private_key(public_exponent=65537, key_size=2048))
 
     def _start_etcd(self) -> None:
-        clients, peers = f"http://127.0.0.1:{free_port()}", f"http://127.0.0.1:{free_port()}"
-        self.etcd = clients
+        peers = f"http://127.0.0.1:{free_port()}"
         command = [
             *(binary("etcd"), "--data-dir", self.folder / "etcd", "--unsafe-no-fsync", "--log-level=warn"),
-            *(f"--listen-client-urls={clients}", f"--advertise-client-urls={clients}"),
+            *(f"--listen-client-urls={self.etcd}", f"--advertise-client-urls={self.etcd}"),
             *(f"--listen-peer-urls={peers}", f"--initial-advertise-peer-urls={peers}", f"--initial-cluster=default={peers}"),
             *("--quota-backend-bytes=4294967296", "--auto-compaction-retention=0"),
         ]
         self.daemons["etcd"] = etcd = Daemon("etcd", command, self.logs)
-        etcd.until(lambda: _answers(f"{clients}/health"))
+        etcd.until(lambda: _answers(f"{self.etcd}/health"))
 
     def _start_api_server(self) -> None:
         pki = self.folder / "pki"
@@ -167,15 +121,11 @@ class ControlPlane:
             *("--requestheader-extra-headers-prefix=X-Remote-Extra-", "--requestheader-group-headers=X-Remote-Group"),
             *("--requestheader-username-headers=X-Remote-User", f"--proxy-client-cert-file={pki}/front-proxy.crt"),
             *(f"--proxy-client-key-file={pki}/front-proxy.key", "--enable-aggregator-routing=true"),
-            *(f"--audit-policy-file={policy}", f"--audit-log-path={self.audit}", "--audit-log-mode=blocking-strict"),
+            *(f"--audit-policy-file={policy}", f"--audit-log-path={self._audit}", "--audit-log-mode=blocking-strict"),
             *("--max-requests-inflight=1000", "--max-mutating-requests-inflight=500"),
         ]
         self.daemons["kube-apiserver"] = server = Daemon("kube-apiserver", command, self.logs)
         server.until(self.ready)
-
-    def ready(self) -> bool:
-        """Whether the API server says that it is."""
-        return self.get_url("/readyz")[0] == 200
 
     def _start_controllers(self) -> None:
         pki = self.folder / "pki"
@@ -183,7 +133,7 @@ class ControlPlane:
             *(binary("kube-controller-manager"), f"--kubeconfig={self.folder}/kube-controller-manager.kubeconfig"),
             *(f"--root-ca-file={pki}/ca.crt", f"--service-account-private-key-file={pki}/service-accounts.key"),
             *("--use-service-account-credentials", "--leader-elect=false", "--secure-port=0", "--bind-address=127.0.0.1"),
-            *("--concurrent-gc-syncs=20", *FAST),
+            *("--concurrent-gc-syncs=20", *FAST, *EAGER),
         ]
         scheduler = [
             *(binary("kube-scheduler"), f"--kubeconfig={self.folder}/kube-scheduler.kubeconfig"),
@@ -211,21 +161,6 @@ def fake_node(name: str, **allocatable: str) -> dict[str, Any]:
         "metadata": {"name": name, "annotations": NODE_ANNOTATION, "labels": {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux"}},
         "status": {"allocatable": resources, "capacity": resources},
     }
-
-
-def until(ready: Any, seconds: float = 30.0, *, what: str = "the condition") -> Any:
-    """Poll `ready()` until it is true and return what it said; the last exception is shown where it never is."""
-    deadline = time.monotonic() + seconds
-    last: object = None
-    while time.monotonic() < deadline:
-        try:
-            if found := ready():
-                return found
-            last = found
-        except (RuntimeError, KeyError, IndexError) as error:  # of a kubectl that found nothing yet
-            last = error
-        time.sleep(0.1)
-    raise AssertionError(f"{what} did not come within {seconds:g} s; last: {last!r}")
 
 
 def _answers(url: str) -> bool:

@@ -1,0 +1,152 @@
+"""A cluster that tests talk to, whoever started it: kubectl as its administrator, plain GETs, kubeconfigs for other users."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import ssl
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tests.cluster.build import MissingPrerequisite, binary
+
+_FAKE = "metadata.annotations.kwok\\.x-k8s\\.io/node"
+
+
+class Cluster:
+    """The cluster that a kubeconfig's current context names. `folder` is for what is written here, `audit` the API server's audit log."""
+
+    def __init__(self, folder: Path, kubeconfig: Path, audit: Path | None = None) -> None:
+        self.folder = folder
+        self.kubeconfig = kubeconfig
+        self._audit = audit
+
+    @classmethod
+    def given(cls, kubeconfig: Path, folder: Path) -> Cluster:
+        """One that somebody else runs. Raises MissingPrerequisite where its nodes are not kwok's, for nothing would become Ready."""
+        cluster = cls(folder, kubeconfig.resolve(strict=True), kubeconfig.resolve().with_name("audit.log"))
+        if not cluster.kubectl("get", "nodes", "--output", f"jsonpath={{.items[*].{_FAKE}}}").stdout.strip():
+            raise MissingPrerequisite(
+                f"the cluster of {kubeconfig} has no fake nodes of kwok's, on which pods become Ready without images; "
+                "`make cluster-up` starts one that has"
+            )
+        return cluster
+
+    @property
+    def audit(self) -> Path:
+        """The audit log, at metadata level, one JSON object a line. Raises MissingPrerequisite where it is not at hand."""
+        if self._audit is None or not self._audit.exists():
+            raise MissingPrerequisite(f"the API server of {self.kubeconfig} writes no audit log here; one of `make cluster-up` does")
+        return self._audit
+
+    @property
+    def url(self) -> str:
+        """The API server."""
+        return str(self._section("cluster")["server"])
+
+    def kubectl(self, *arguments: str, data: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run kubectl as admin. With `check`, a failure raises RuntimeError with what it said."""
+        command = [str(binary("kubectl")), "--kubeconfig", str(self.kubeconfig), *arguments]
+        environment = {**os.environ, "HOME": str(self.folder)}
+        done = subprocess.run(command, input=data, capture_output=True, text=True, check=False, env=environment)
+        if check and done.returncode:
+            raise RuntimeError(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
+        return done
+
+    def apply(self, *manifests: Mapping[str, Any], namespace: str = "default") -> None:
+        """`kubectl apply` of manifests."""
+        self.kubectl("apply", "--namespace", namespace, "-f", "-", data=yaml.safe_dump_all([dict(one) for one in manifests]))
+
+    def get(self, what: str, *arguments: str, namespace: str = "default") -> Any:
+        """What `kubectl get -o json` says."""
+        return json.loads(self.kubectl("get", what, "--namespace", namespace, "-o", "json", *arguments).stdout)
+
+    def get_url(self, path: str, timeout: float = 5.0) -> tuple[int, bytes]:
+        """Status and body of a GET as admin; status 0 where nothing answers."""
+        request = urllib.request.Request(f"{self.url}{path}", headers=self.headers)
+        try:
+            with urllib.request.urlopen(request, timeout=timeout, context=self.tls) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read()
+        except OSError:
+            return 0, b""
+
+    def write_kubeconfig(self, name: str, user: Mapping[str, str], *, server: str | None = None) -> Path:
+        """A kubeconfig with the user's credentials (a `user` section); `server` is a way to this API server through something else."""
+        section = self._section("cluster") if server is None else {"server": server}
+        return kubeconfig_file(self.folder / f"{name}.kubeconfig", section, name, user)
+
+    @cached_property
+    def tls(self) -> ssl.SSLContext:
+        """What the API server is trusted by, with the admin's certificate."""
+        section, user = self._section("cluster"), self._section("user")
+        context = ssl.create_default_context(cafile=self._file(section, "certificate-authority"))
+        if (certificate := self._file(user, "client-certificate")) is not None:
+            context.load_cert_chain(certificate, self._file(user, "client-key"))
+        return context
+
+    @cached_property
+    def headers(self) -> dict[str, str]:
+        """The admin's token, where the kubeconfig has that. Raises MissingPrerequisite where it has neither certificate nor token."""
+        user = self._section("user")
+        if "token" in user:
+            return {"Authorization": f"Bearer {user['token']}"}
+        if self._file(user, "client-certificate") is None:
+            raise MissingPrerequisite(f"{self.kubeconfig} must hold a client certificate or a token, not {', '.join(user) or 'nothing'}")
+        return {}
+
+    def _section(self, kind: str) -> dict[str, Any]:
+        """The current context's cluster or user."""
+        config = yaml.safe_load(self.kubeconfig.read_text(encoding="utf-8"))
+        context = next(one["context"] for one in config["contexts"] if one["name"] == config["current-context"])
+        found: dict[str, Any] = next(one[kind] for one in config[f"{kind}s"] if one["name"] == context[kind])
+        return found
+
+    def _file(self, section: Mapping[str, Any], field: str) -> str | None:
+        """A file that a section names, or holds as base64."""
+        if (data := section.get(f"{field}-data")) is not None:
+            file = self.folder / field
+            file.touch(mode=0o600)
+            file.write_bytes(base64.b64decode(data))
+            return str(file)
+        return str(self.kubeconfig.parent / section[field]) if field in section else None
+
+
+def kubeconfig_file(file: Path, cluster: Mapping[str, Any], name: str, user: Mapping[str, str]) -> Path:
+    """Write a kubeconfig of one cluster and one user."""
+    content = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "test", "cluster": dict(cluster)}],
+        "users": [{"name": name, "user": dict(user)}],
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": name}}],
+        "current-context": "test",
+    }
+    file.touch(mode=0o600)
+    file.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return file
+
+
+def until(ready: Callable[[], Any], seconds: float = 30.0, *, what: str = "the condition") -> Any:
+    """Poll `ready()` until it is true and return what it said; the last exception is shown where it never is."""
+    deadline = time.monotonic() + seconds
+    last: object = None
+    while time.monotonic() < deadline:
+        try:
+            if found := ready():
+                return found
+            last = found
+        except (RuntimeError, KeyError, IndexError) as error:  # of a kubectl that found nothing yet
+            last = error
+        time.sleep(0.1)
+    raise AssertionError(f"{what} did not come within {seconds:g} s; last: {last!r}")

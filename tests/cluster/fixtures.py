@@ -1,0 +1,99 @@
+"""Fixtures that any folder of tests may use: the cluster all of them share, clusters of a test's own, and KEDA.
+
+control_plane       one for the whole run: a new one, or that of `--kubeconfig FILE` (or $DTESN_TEST_KUBECONFIG)
+namespace           a namespace of the test's own in it
+dry_runs            what its API server makes of specs, without storing them
+own_control_plane   a function that starts one for a single test, to be stopped, hung and made forget
+keda                a control plane in which KEDA runs, for the tests of a module
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.cluster.cluster import Cluster
+from tests.cluster.control_plane import CRDS, ControlPlane, until
+from tests.cluster.dry_runs import DryRuns
+from tests.cluster.keda import Keda
+
+ARTEFACTS = Path("test-artefacts") / "cluster"
+_numbers = itertools.count(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The option of those who have a cluster."""
+    words = "run the tests of tests/cluster in the cluster of this kubeconfig; `make cluster-up` starts one that serves"
+    parser.addoption("--kubeconfig", metavar="FILE", default=os.environ.get("DTESN_TEST_KUBECONFIG"), help=words)
+
+
+@pytest.fixture(scope="session")
+def control_plane(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """A cluster with controllers, fake nodes and the resource's definition. A ControlPlane, unless --kubeconfig names one."""
+    folder = tmp_path_factory.mktemp("cluster")
+    given = request.config.getoption("--kubeconfig")
+    if given is not None:
+        cluster = Cluster.given(Path(given), folder)
+        cluster.kubectl("apply", "--server-side", "--force-conflicts", *(f"--filename={file}" for file in CRDS))
+        yield cluster
+        return
+    with _kept_logs(request, folder, "shared"), ControlPlane.started(folder, first=CRDS) as plane:
+        yield plane
+
+
+@pytest.fixture
+def namespace(control_plane: Cluster) -> Iterator[str]:
+    """A namespace of the test's own, deleted without waiting."""
+    name = f"test-{os.getpid()}-{next(_numbers)}"
+    control_plane.kubectl("create", "namespace", name)
+    yield name
+    control_plane.kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture(scope="session")
+def dry_runs(control_plane: Cluster) -> Iterator[DryRuns]:
+    """What the API server makes of specs."""
+    with DryRuns.over(control_plane) as requests:
+        until(lambda: requests.create({}).code == 201, what="a kind that is served")
+        yield requests
+
+
+@pytest.fixture
+def own_control_plane(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., ControlPlane]]:
+    """Starts control planes (arguments: those of `ControlPlane.started`) that end with the test."""
+    with ExitStack() as stack:
+
+        def start(**options: Any) -> ControlPlane:
+            folder = tmp_path / f"cluster-{next(_numbers)}"
+            stack.enter_context(_kept_logs(request, folder, request.node.name))
+            return stack.enter_context(ControlPlane.started(folder, **options))
+
+        yield start
+
+
+@pytest.fixture(scope="module")
+def keda(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Keda]:
+    """KEDA in a control plane of its own: its resource definitions would change what the operator finds in the shared one."""
+    folder = tmp_path_factory.mktemp("keda")
+    with _kept_logs(request, folder, "keda"), Keda.started(folder) as found:
+        yield found
+
+
+def _kept_logs(request: pytest.FixtureRequest, folder: Path, name: str) -> AbstractContextManager[object]:
+    """Copies the logs to test-artefacts/cluster where a test failed meanwhile."""
+    failed = request.session.testsfailed
+
+    def keep() -> None:
+        if request.session.testsfailed > failed:
+            shutil.rmtree(ARTEFACTS / name, ignore_errors=True)
+            shutil.copytree(folder / "logs", ARTEFACTS / name)
+
+    stack = ExitStack()
+    stack.callback(keep)
+    return stack
