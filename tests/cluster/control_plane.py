@@ -7,7 +7,7 @@ ExternalName that name `localhost` are the way from the API server to webhooks a
 from __future__ import annotations
 
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,25 @@ CRDS = tuple(sorted((Path(__file__).resolve().parents[2] / "crds").glob("*.yaml"
 FAST = ["--kube-api-qps=1000", "--kube-api-burst=2000"]  # the defaults, 20 to 50 a second, would hide whoever is measured
 # A HorizontalPodAutoscaler looks each second and takes its time before it scales down: seconds, not the usual five minutes.
 EAGER = ["--horizontal-pod-autoscaler-sync-period=1s", "--horizontal-pod-autoscaler-downscale-stabilization=3s"]
+CLIENTS: Mapping[str, tuple[str, Sequence[str]]] = {
+    "admin": ("admin", ["system:masters"]),
+    "kube-controller-manager": ("system:kube-controller-manager", []),
+    "kube-scheduler": ("system:kube-scheduler", []),
+    "front-proxy": ("front-proxy", []),
+}
 AUDIT_POLICY = {"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"], "rules": [{"level": "Metadata"}]}
 NODE_ANNOTATION = {"kwok.x-k8s.io/node": "fake"}
 
 
 class ControlPlane(Cluster):
-    """A running control plane. `daemons` by program name."""
+    """A running control plane. `daemons` by program name.
+
+    What a subclass may have otherwise: the `address` that the API server listens on, the `clients` that get certificates and a
+    kubeconfig (user and groups by name), and further flags of the API server.
+    """
+
+    address = "127.0.0.1"
+    clients: Mapping[str, tuple[str, Sequence[str]]] = CLIENTS
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, folder / "admin.kubeconfig", folder / "audit.log")
@@ -68,6 +81,10 @@ class ControlPlane(Cluster):
             if nodes:
                 self.apply(*(fake_node(f"node-{number}") for number in range(nodes)))
 
+    def api_server_flags(self) -> Sequence[str]:
+        """Further flags. Here: no endpoints of the Service `kubernetes`, since a loopback address is none for pods."""
+        return ["--endpoint-reconciler-type=none"]
+
     @property
     def api_server(self) -> Daemon:
         """The API server's process, which faults are done to."""
@@ -80,16 +97,10 @@ class ControlPlane(Cluster):
     def _certificates(self) -> None:
         pki = self.folder / "pki"
         authority = Authority(pki)
-        hosts = ["127.0.0.1", "10.96.0.1", "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"]
+        hosts = [self.address, "10.96.0.1", "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"]
         authority.server("apiserver", hosts)
-        cluster = {"server": f"https://127.0.0.1:{self.port}", "certificate-authority": str(authority.file)}
-        clients: dict[str, tuple[str, Sequence[str]]] = {
-            "admin": ("admin", ["system:masters"]),
-            "kube-controller-manager": ("system:kube-controller-manager", []),
-            "kube-scheduler": ("system:kube-scheduler", []),
-            "front-proxy": ("front-proxy", []),
-        }
-        for name, (user, groups) in clients.items():
+        cluster = {"server": f"https://{self.address}:{self.port}", "certificate-authority": str(authority.file)}
+        for name, (user, groups) in self.clients.items():
             authority.client(name, user, groups)
             certificate = {"client-certificate": str(pki / f"{name}.crt"), "client-key": str(pki / f"{name}.key")}
             kubeconfig_file(self.folder / f"{name}.kubeconfig", cluster, name, certificate)
@@ -111,8 +122,8 @@ class ControlPlane(Cluster):
         policy = self.folder / "audit-policy.yaml"
         policy.write_text(yaml.safe_dump(AUDIT_POLICY), encoding="utf-8")
         command = [
-            *(binary("kube-apiserver"), f"--etcd-servers={self.etcd}", f"--cert-dir={pki}", "--bind-address=127.0.0.1"),
-            *(f"--secure-port={self.port}", "--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none"),
+            *(binary("kube-apiserver"), f"--etcd-servers={self.etcd}", f"--cert-dir={pki}", f"--bind-address={self.address}"),
+            *(f"--secure-port={self.port}", f"--advertise-address={self.address}"),
             *(f"--tls-cert-file={pki}/apiserver.crt", f"--tls-private-key-file={pki}/apiserver.key", f"--client-ca-file={pki}/ca.crt"),
             *("--service-account-issuer=https://kubernetes.default.svc", f"--service-account-key-file={pki}/service-accounts.key"),
             *(f"--service-account-signing-key-file={pki}/service-accounts.key", "--service-cluster-ip-range=10.96.0.0/16"),
@@ -122,7 +133,7 @@ class ControlPlane(Cluster):
             *("--requestheader-username-headers=X-Remote-User", f"--proxy-client-cert-file={pki}/front-proxy.crt"),
             *(f"--proxy-client-key-file={pki}/front-proxy.key", "--enable-aggregator-routing=true"),
             *(f"--audit-policy-file={policy}", f"--audit-log-path={self._audit}", "--audit-log-mode=blocking-strict"),
-            *("--max-requests-inflight=1000", "--max-mutating-requests-inflight=500"),
+            *("--max-requests-inflight=1000", "--max-mutating-requests-inflight=500", *self.api_server_flags()),
         ]
         self.daemons["kube-apiserver"] = server = Daemon("kube-apiserver", command, self.logs)
         server.until(self.ready)

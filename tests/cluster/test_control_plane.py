@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from tests.cluster import build
+from tests.cluster.cluster import Cluster
 from tests.cluster.control_plane import ControlPlane, until
 from tests.cluster.processes import Daemon
 
@@ -143,6 +144,20 @@ def test_assets_of_ones_own_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "etcd").touch()
     monkeypatch.setenv("KUBEBUILDER_ASSETS", str(tmp_path))
     assert build.binary("etcd") == tmp_path / "etcd"
+
+
+def test_assets_that_are_no_folder_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBEBUILDER_ASSETS", "/nonexistent/assets")
+    with pytest.raises(build.MissingPrerequisite, match="KUBEBUILDER_ASSETS is /nonexistent/assets, which is no folder"):
+        build.binary("etcd")
+
+
+def test_a_cluster_without_fake_nodes_is_refused_with_what_to_start_instead(control_plane: ControlPlane, tmp_path: Path) -> None:
+    with ControlPlane.started(tmp_path / "bare", controllers=False) as bare:
+        with pytest.raises(build.MissingPrerequisite, match=r"no fake nodes of kwok's.*make cluster-up"):
+            Cluster.given(bare.kubeconfig, tmp_path)
+        given = Cluster.given(control_plane.kubeconfig, tmp_path)
+    assert given.get("nodes")["items"]
 
 
 def test_a_program_that_nothing_builds_is_named() -> None:
