@@ -11,6 +11,7 @@ COMMANDS = {
     "run": "reconcile the DTESNBatchers of a cluster or of some namespaces",
     "render": "print what would be applied for a manifest, without a cluster",
     "plan": "show how what is in a cluster differs from what a manifest asks for",
+    "check": "make a small resource, ask it, remove it",
 }
 
 

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +19,7 @@ from kubernetes.aio.config import ConfigException, load_incluster_config, load_k
 from yarl import URL
 
 from dtesn_api import names
-from dtesn_operator.errors import ApiFailed, ApiUnreachable, NotConfigured
+from dtesn_operator.errors import ApiFailed, ApiUnreachable, LeadershipLost, NotConfigured
 from dtesn_operator.kinds import Kind, Manifest, ObjectKey
 
 TIMEOUT: Final = 30.0
@@ -32,6 +32,13 @@ class Client:
 
     def __init__(self, api: ApiClient) -> None:
         self._api = api
+        self._allowed: Callable[[], bool] = lambda: True
+
+    def guarded(self, allowed: Callable[[], bool]) -> Client:
+        """The same, but for writes, which raise `LeadershipLost` where `allowed()` is false."""
+        other = Client(self._api)
+        other._allowed = allowed
+        return other
 
     async def get(self, key: ObjectKey) -> Manifest | None:
         """The object, or None where there is none."""
@@ -44,10 +51,11 @@ class Client:
             raise
 
     async def list(
-        self, kind: Kind, namespace: str | None = None, *, labels: str = "", metadata_only: bool = False
+        self, kind: Kind, namespace: str | None = None, *, labels: str = "", fields: str = "", metadata_only: bool = False
     ) -> AsyncIterator[Manifest]:
-        """All objects of a kind, page by page; of every namespace where none is given."""
-        query = {"limit": str(PAGE), **({"labelSelector": labels} if labels else {})}
+        """All objects of a kind, page by page; of every namespace where none is given. `labels` and `fields` are selectors."""
+        chosen = {"labelSelector": labels, "fieldSelector": fields}
+        query = {"limit": str(PAGE), **{name: value for name, value in chosen.items() if value}}
         headers = {"Accept": _TABLE} if metadata_only else {}
         while True:
             page = await self.call("GET", path_of(kind, namespace), query=query, headers=headers)
@@ -61,7 +69,7 @@ class Client:
     async def create(self, manifest: Manifest, kind: Kind, *, dry_run: bool = False) -> Manifest:
         """POST it as our own, unknown fields refused."""
         query = {"fieldManager": names.FIELD_MANAGER, "fieldValidation": "Strict", **({"dryRun": "All"} if dry_run else {})}
-        made: Manifest = await self.call("POST", path_of(kind, manifest["metadata"]["namespace"]), manifest, query=query)
+        made: Manifest = await self.call("POST", path_of(kind, manifest["metadata"].get("namespace")), manifest, query=query)
         return made
 
     async def apply(self, manifest: Manifest, kind: Kind) -> Manifest:
@@ -82,6 +90,15 @@ class Client:
         query = {"fieldManager": names.FIELD_MANAGER}
         merged: Manifest = await self.call("PATCH", path, patch, query=query, headers={"Content-Type": "application/merge-patch+json"})
         return merged
+
+    async def patch(self, key: ObjectKey, operations: Sequence[Manifest]) -> Manifest:
+        """A JSON patch (RFC 6902)."""
+        path = path_of(key.kind, key.namespace, key.name)
+        query = {"fieldManager": names.FIELD_MANAGER}
+        patched: Manifest = await self.call(
+            "PATCH", path, [*operations], query=query, headers={"Content-Type": "application/json-patch+json"}
+        )
+        return patched
 
     async def replace(self, manifest: Manifest, kind: Kind) -> Manifest:
         """PUT it; refused (409) where its resourceVersion is not the latest."""
@@ -115,6 +132,8 @@ class Client:
         seconds: float = TIMEOUT,
     ) -> Any:
         """One request and its decoded answer, within so many seconds in all."""
+        if method != "GET" and not self._allowed():
+            raise LeadershipLost(f"{method} {path}: another replica may lead by now")
         try:
             async with asyncio.timeout(seconds):
                 _, url, ready, _, _ = await self._api.param_serialize(

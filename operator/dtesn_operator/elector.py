@@ -54,7 +54,12 @@ class Elector:
         self._wall = wall
         self._timing = timing or Timing()
         self._sight = Sight()
+        self._until = 0.0
         self.leading = False
+
+    def may_act(self) -> bool:
+        """Whether the lease is ours for sure: also false where this process was stopped for a while and does not know it yet."""
+        return self.leading and self._now() < self._until
 
     async def run(self, work: Callable[[], Awaitable[None]]) -> None:
         """Lead whenever possible, until cancelled; then the lease is given back."""
@@ -70,15 +75,15 @@ class Elector:
     async def _lead(self, work: Callable[[], Awaitable[None]], renewed: float) -> None:
         """Work while the lease is ours."""
         log.info("leading as %s", self._identity)
-        self.leading = True
+        self.leading, self._until = True, renewed + self._timing.deadline
         working = asyncio.ensure_future(work())
         try:
             while not working.done():
                 await asyncio.wait({working}, timeout=self._timing.period)
-                began, last = self._now(), renewed + self._timing.deadline
-                if not working.done() and await self._tried(max(0.0, last - began)):
-                    renewed = began
-                elif self._sight.holder != self._identity or self._now() >= last:
+                began = self._now()
+                if not working.done() and await self._tried(max(0.0, self._until - began)):
+                    self._until = began + self._timing.deadline
+                elif not working.done() and (self._sight.holder != self._identity or self._now() >= self._until):
                     log.warning("the lease was not renewed in time; the work stops")
                     break
             if working.done():
@@ -93,7 +98,7 @@ class Elector:
         try:
             async with asyncio.timeout(self._timing.deadline if seconds is None else seconds):
                 return await self._take()
-        except (OperatorError, TimeoutError, LookupError, TypeError, ValueError) as error:
+        except (OperatorError, TimeoutError, LookupError, AttributeError, TypeError, ValueError) as error:
             log.warning("lease %s: %s %s", self._name, type(error).__name__, error)
             return False
 

@@ -38,9 +38,11 @@ class ApiFailed(OperatorError):
     def of_the_object(self) -> bool:
         """What is sent is refused for what it says, by the API server, a quota or a webhook: a person must change something.
 
-        A template of the wrong shape is answered by a 500 that speaks of a typed patch object.
+        A template of the wrong shape is answered by a 500 that speaks of a typed patch object, a webhook that does not answer by
+        one that speaks of that.
         """
-        return self.status in (400, 403, 422) or (self.status == 500 and "typed patch object" in self.said)
+        ours = ("typed patch object", "failed calling webhook")
+        return self.status in (400, 403, 422) or (self.status == 500 and any(words in self.said for words in ours))
 
 
 class LeadershipLost(OperatorError):

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import kopf
 
 from dtesn_api import names
-from dtesn_operator.kinds import DTESN_BATCHER, OWNED
+from dtesn_operator.kinds import DTESN_BATCHER, OWNED, POD, Kind
 
 OnEvent = Callable[[Mapping[str, Any], bool], None]
 """Takes an object as it is now, and whether it is gone."""
@@ -30,23 +30,23 @@ class Backoffs:
             delay = min(2.0, delay * 2)
 
 
-def settings(*, namespaced: bool) -> kopf.OperatorSettings:
-    """kopf's settings. `namespaced`: no rights on the whole cluster, so kinds are not looked for while it runs."""
+def settings() -> kopf.OperatorSettings:
+    """kopf's settings. New kinds and namespaces are not looked for: that takes rights on the whole cluster."""
     found = kopf.OperatorSettings()
     found.posting.enabled = False
-    found.scanning.disabled = namespaced
+    found.scanning.disabled = True
     found.networking.error_backoffs = Backoffs()
     found.networking.connect_timeout = 5.0
     found.networking.request_timeout = 60.0
     found.watching.server_timeout = 300
     found.watching.connect_timeout = 5.0
-    for kind in OWNED:
+    for kind in (*OWNED, POD):
         found.watching.label_selectors[kind.group, kind.version, kind.plural] = f"{names.LABEL_MANAGED_BY}={names.FIELD_MANAGER}"
     return found
 
 
-def registry(on_event: OnEvent) -> kopf.OperatorRegistry:
-    """A registry that leads every event of our kinds to the function."""
+def registry(on_event: OnEvent, kinds: Iterable[Kind]) -> kopf.OperatorRegistry:
+    """A registry that leads every event of these kinds to the function."""
     found = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=found)
@@ -56,17 +56,18 @@ def registry(on_event: OnEvent) -> kopf.OperatorRegistry:
     async def seen(event: Mapping[str, Any], **_: Any) -> None:
         on_event(event["object"], event["type"] == "DELETED")
 
-    for kind in (DTESN_BATCHER, *OWNED):
+    for kind in kinds:
         kopf.on.event(kind.group, kind.version, kind.plural, registry=found, id="seen")(seen)
     return found
 
 
-async def watch(on_event: OnEvent, namespaces: Sequence[str], ready: asyncio.Event, stop: asyncio.Event) -> None:
-    """Watch until `stop` is set or a signal comes; `ready` is set once the watches have begun."""
+async def watch(on_event: OnEvent, namespaces: Sequence[str], optional: frozenset[Kind], ready: asyncio.Event, stop: asyncio.Event) -> None:
+    """Watch until `stop` is set or a signal comes; `ready` is set when it begins. `optional`: the optional kinds that there are."""
     logging.getLogger("kopf").setLevel(logging.WARNING)
+    kinds = [kind for kind in (DTESN_BATCHER, *OWNED, POD) if not kind.optional or kind in optional]
     await kopf.operator(
-        registry=registry(on_event),
-        settings=settings(namespaced=bool(namespaces)),
+        registry=registry(on_event, kinds),
+        settings=settings(),
         clusterwide=not namespaces,
         namespaces=namespaces,
         standalone=True,

@@ -51,6 +51,7 @@ POD_MONITOR: Final = Kind("monitoring.coreos.com", "v1", "podmonitors", "PodMoni
 
 POD: Final = Kind("", "v1", "pods", "Pod")
 LEASE: Final = Kind("coordination.k8s.io", "v1", "leases", "Lease")
+CORE_EVENT: Final = Kind("", "v1", "events", "Event")  # what is said of pods
 EVENT: Final = Kind("events.k8s.io", "v1", "events", "Event")
 
 # In the order of applying: what pods need comes before the Deployment, what restricts their traffic too.
@@ -67,7 +68,7 @@ OWNED: Final = (
     POD_MONITOR,
 )
 
-_BY_NAME: Final = {(kind.api_version, kind.kind): kind for kind in (*OWNED, DTESN_BATCHER)}
+_BY_NAME: Final = {(kind.api_version, kind.kind): kind for kind in (*OWNED, DTESN_BATCHER, POD)}
 
 
 def key_of(manifest: Mapping[str, Any]) -> ObjectKey:

@@ -19,6 +19,9 @@ class Metrics:
         self.reconciles = Counter(names.METRIC_OPERATOR_RECONCILES, "Reconciles.", ["outcome"], registry=self.registry)
         self.seconds = Histogram(names.METRIC_OPERATOR_SECONDS, "Seconds of a reconcile.", registry=self.registry, buckets=BUCKETS)
         self.events = Counter(names.METRIC_OPERATOR_EVENTS, "Watch events taken in.", ["kind"], registry=self.registry)
+        self.ghosts = Counter(
+            names.METRIC_OPERATOR_GHOSTS, "Objects that were found by a resync to have gone without an event.", registry=self.registry
+        )
         for outcome in ("ok", "failed"):
             self.reconciles.labels(outcome)
 

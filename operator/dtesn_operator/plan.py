@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from hashlib import sha256
+from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
@@ -19,6 +20,7 @@ from dtesn_operator.kinds import HORIZONTAL_POD_AUTOSCALER, SCALED_OBJECT, Manif
 
 ANNOTATION_APPLIED: Final = f"{names.GROUP}/applied"
 _QUANTITIES: Final = frozenset({"requests", "limits", "averageValue", "sizeLimit", "divisor"})
+_WHOLE: Final = frozenset({"ingress", "egress", "metrics", "triggers", "podMetricsEndpoints", "tolerations"})  # lists that bear no company
 _SUFFIXES: Final = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 _AUTOSCALERS: Final = (HORIZONTAL_POD_AUTOSCALER, SCALED_OBJECT)
 
@@ -33,10 +35,16 @@ class Create:
 
 @dataclass(frozen=True, slots=True)
 class Apply:
-    """Apply it to the object with this UID."""
+    """Apply it to the object whose UID it bears.
+
+    `created`: the object has fields on record as set by us otherwise than by an apply. `drift`: what we want is as before, so
+    somebody else changed the object.
+    """
 
     key: ObjectKey
     manifest: Manifest
+    created: bool = False
+    drift: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +67,11 @@ class Plan:
     waits: bool = False
 
 
-def plan(uid: str, desired: Sequence[Manifest], observed: Mapping[ObjectKey, Manifest]) -> Plan:
+Settled = Mapping[ObjectKey, tuple[str, str]]
+"""For objects that the API server keeps otherwise than they were applied: the hash applied and the revision it gave."""
+
+
+def plan(uid: str, desired: Sequence[Manifest], observed: Mapping[ObjectKey, Manifest], settled: Settled = MappingProxyType({})) -> Plan:
     """What turns `observed` into `desired` for the owner with this UID. Of two autoscalers the old one goes before the new one comes."""
     deletions: list[Action] = []
     others: list[Action] = []
@@ -78,8 +90,10 @@ def plan(uid: str, desired: Sequence[Manifest], observed: Mapping[ObjectKey, Man
             conflicts.append(key)
         elif _ending(found):
             waits = True
-        elif differs(stamped(manifest), found):
-            others.append(Apply(key, _with_uid(stamped(manifest), found["metadata"]["uid"])))
+        else:
+            ours = stamped(manifest)
+            if differs(ours, found) and settled.get(key) != (applied(ours), revision(found)):
+                others.append(Apply(key, _with_uid(ours, found["metadata"]["uid"]), on_record(found), applied(ours) == applied(found)))
     return Plan((*deletions, *others), tuple(conflicts), waits)
 
 
@@ -98,18 +112,44 @@ def stamped(manifest: Manifest) -> Manifest:
     return {**manifest, "metadata": {**metadata, "annotations": {**metadata.get("annotations", {}), ANNOTATION_APPLIED: digest}}}
 
 
-def differs(desired: Any, observed: Any, parent: str = "") -> bool:
-    """Whether something that is desired is not so. Named entries of lists may have company; lists of plain values must be equal."""
+def applied(manifest: Mapping[str, Any]) -> str:
+    """The hash that an object bears of what was applied last."""
+    return str((manifest["metadata"].get("annotations") or {}).get(ANNOTATION_APPLIED, ""))
+
+
+def revision(manifest: Mapping[str, Any]) -> str:
+    """What changes when an object's fields do; where the API server counts its generations, not with its status."""
+    metadata = manifest["metadata"]
+    return f"{metadata.get('uid')}/{metadata.get('generation') or metadata.get('resourceVersion')}"
+
+
+def on_record(manifest: Mapping[str, Any]) -> bool:
+    """Whether fields are on record as set by us by a POST or a patch: an apply that no longer has them would not remove them."""
+    return any(
+        entry.get("manager") == names.FIELD_MANAGER and entry.get("operation") == "Update" and not entry.get("subresource")
+        for entry in manifest["metadata"].get("managedFields") or ()
+    )
+
+
+def differs(desired: Any, observed: Any, parent: str = "", *, whole: bool = False) -> bool:
+    """Whether something that is desired is not so.
+
+    Entries of lists may have company, except below the names in `_WHOLE`; lists of plain values must be equal. What says
+    nothing (an empty text, false, 0) may be absent: the API server leaves it out.
+    """
+    if observed is None:
+        return desired not in ("", False, 0, [], {})
     if isinstance(desired, Mapping):
         if not isinstance(observed, Mapping):
-            return bool(desired)
+            return True
         below = parent if parent in _QUANTITIES else ""
-        return any(differs(value, observed.get(key), below or key) for key, value in desired.items())
+        return any(differs(value, observed.get(key), below or key, whole=whole or key in _WHOLE) for key, value in desired.items())
     if isinstance(desired, list):
-        found = observed if isinstance(observed, list) else []
-        if all(isinstance(item, Mapping) for item in desired):
-            return any(all(differs(item, one) for one in found) for item in desired)
-        return desired != found
+        if not isinstance(observed, list) or not all(isinstance(item, Mapping) for item in desired):
+            return bool(desired != observed)
+        if whole and len(desired) != len(observed):
+            return True
+        return any(all(differs(item, one, parent, whole=whole) for one in observed) for item in desired)
     if desired == observed and isinstance(desired, bool) == isinstance(observed, bool):
         return False
     return not (parent in _QUANTITIES and _amount(desired) is not None and _amount(desired) == _amount(observed))

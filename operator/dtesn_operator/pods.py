@@ -11,7 +11,7 @@ from dtesn_api import names
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """A pod: where it is, whether it is ready, the settings' hash that it was told of, and what keeps it from being ready."""
+    """A pod: where it is, since when, whether it is ready, the settings' hash that it was told of, and what keeps it from being ready."""
 
     name: str
     uid: str
@@ -19,6 +19,7 @@ class Pod:
     ready: bool
     told: str
     trouble: str
+    created: str = ""
 
 
 def pods_of(manifests: Iterable[Mapping[str, Any]]) -> list[Pod]:
@@ -41,6 +42,7 @@ def _pod(manifest: Mapping[str, Any]) -> Pod:
         ready=conditions.get("Ready", {}).get("status") == "True",
         told=(metadata.get("annotations") or {}).get(names.ANNOTATION_CONFIG_HASH, ""),
         trouble=_trouble(conditions, status),
+        created=metadata.get("creationTimestamp", ""),
     )
 
 

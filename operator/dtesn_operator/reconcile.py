@@ -3,44 +3,52 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from dtesn_api import names
 from dtesn_api.problems import SpecInvalid
 from dtesn_api.status import Reason
-from dtesn_operator import status
-from dtesn_operator.apply import carry_out, name_conflict
+from dtesn_operator import following, observe, status
+from dtesn_operator.apply import Outcome, carry_out, name_conflict, tried
 from dtesn_operator.batcher import Batcher, batcher_of, unread
 from dtesn_operator.client import Client
 from dtesn_operator.desired import Cluster, Desired, desired
 from dtesn_operator.errors import ApiFailed
-from dtesn_operator.events import Recorder
-from dtesn_operator.kinds import DEPLOYMENT, DTESN_BATCHER, POD, Manifest, ObjectKey
-from dtesn_operator.plan import plan
+from dtesn_operator.events import Recorder, Told, told
+from dtesn_operator.kinds import CONFIG_MAP, DEPLOYMENT, DTESN_BATCHER, Manifest, ObjectKey
+from dtesn_operator.observe import Reading
+from dtesn_operator.plan import Action, Apply, Create, Plan, plan
 from dtesn_operator.pods import Pod, pods_of
-from dtesn_operator.probe import Probe, Spoken
-from dtesn_operator.resources.metadata import selector
 from dtesn_operator.status import Trouble, View
 from dtesn_operator.store import Key, Store
+from dtesn_operator.visits import Visits
 
 log = logging.getLogger(__name__)
 
-CONFLICT_RETRY: Final = 30.0
-TROUBLE_RETRY: Final = 15.0
-ASK_FIRST: Final = 1.0
-ASK_MOST: Final = 300.0
-OBSERVE_EVERY: Final = 300.0
+STALE_RETRY: Final = 0.2
+WAIT_RETRY: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Next:
+    """When to look again if nothing happens before: after so many seconds, or, where something is wrong, with growing delays."""
+
+    after: float | None = None
+    troubled: bool = False
 
 
 @dataclass(slots=True)
-class Asking:
-    """When a resource's pods are asked next, and how long to wait after that."""
+class Memory:
+    """What is remembered of a resource between its reconciles; all of it can be found out anew."""
 
-    at: float = 0.0
-    delay: float = ASK_FIRST
-    config_hash: str = ""
+    pods: following.Memory = field(default_factory=following.Memory)
+    settled: dict[ObjectKey, tuple[str, str]] = field(default_factory=dict)
+    reading: Reading | None = None
+    observed_at: float | None = None
+    sidecarless: tuple[str, ...] = ()  # pods that asked for the sidecar and started without
+    problem: str = ""  # what the pods' events said last
+    asked_events: float = float("-inf")
 
 
 @dataclass
@@ -50,118 +58,177 @@ class Reconciler:
     client: Client
     store: Store
     cluster: Cluster
-    probe: Probe
+    visits: Visits
     recorder: Recorder
     clock: Callable[[], float]
     wall: Callable[[], str]
-    _asking: dict[Key, Asking] = field(default_factory=dict)
+    memories: dict[str, Memory] = field(default_factory=dict)  # by UID
 
-    async def reconcile(self, key: Key) -> float | None:
-        """Bring one resource up to date; seconds until it must be looked at again, if nothing happens before.
+    def memory(self, key: Key) -> Memory | None:
+        """What is remembered of a resource, if it was reconciled before."""
+        manifest = self.store.resource(key)
+        return None if manifest is None else self.memories.get(manifest["metadata"]["uid"])
 
-        Raises `ApiFailed` and `ApiUnreachable`, after which it is tried again.
-        """
+    async def reconcile(self, key: Key) -> Next:
+        """Bring one resource up to date. Raises `ApiFailed`, `ApiUnreachable` and `LeadershipLost`, after which it is tried again."""
         manifest = self.store.resource(key)
         if manifest is None or "deletionTimestamp" in manifest["metadata"]:
-            self._asking.pop(key, None)
-            return None  # what it owns is the garbage collector's
+            if manifest is not None:
+                self.memories.pop(manifest["metadata"]["uid"], None)
+            return Next()  # what it owns is the garbage collector's
+        memory = self.memories.setdefault(manifest["metadata"]["uid"], Memory())
+        workload = self.store.get(ObjectKey(DEPLOYMENT, key.namespace, key.name))
         try:
             batcher = batcher_of(manifest)
-            if batcher.spec.paused:
-                await self._write(batcher, status.paused(batcher, self.wall()))
-                return None
-            workload = self.store.get(ObjectKey(DEPLOYMENT, key.namespace, key.name))
             wanted = desired(batcher, self.cluster, workload)
         except SpecInvalid as error:
-            await self._refuse(manifest, error)
-            return None
-        return await self._follow(key, batcher, wanted)
+            return await self._hold(manifest, memory, key, _invalid(error))
+        if batcher.spec.paused:
+            view = View(workload, batcher.spec.replicas, wanted.image, _hash_before(batcher), paused=True)
+            await self._write(batcher, memory, view)
+            return Next()
+        ahead = plan(batcher.uid, wanted.objects, self.store.owned(key), memory.settled)
+        if batcher.spec.template is not None and (trouble := await self._template_trouble(ahead.actions)) is not None:
+            return await self._hold(manifest, memory, key, trouble)
+        return await self._follow(key, batcher, wanted, ahead, memory)
 
-    async def _follow(self, key: Key, batcher: Batcher, wanted: Desired) -> float | None:
-        ahead = plan(batcher.uid, wanted.objects, self.store.owned(key))
-        outcome = await carry_out(self.client, ahead.actions, batcher.uid, self.store.seen, with_template=batcher.spec.template is not None)
-        troubles = [name_conflict(conflict) for conflict in ahead.conflicts] + outcome.troubles
-        troubles += [
-            Trouble(Reason.KIND_MISSING, f"the cluster has no {kind.kind} ({kind.group}), which the resource asks for")
-            for kind in wanted.missing
-        ]
+    async def _template_trouble(self, actions: Sequence[Action]) -> Trouble | None:
+        """What is wrong with the user's pod template, asked before anything is changed."""
+        for action in actions:
+            if action.key.kind == DEPLOYMENT and isinstance(action, Create | Apply):
+                metadata = {name: value for name, value in action.manifest["metadata"].items() if name != "uid"}
+                return await tried(self.client, {**action.manifest, "metadata": metadata})
+        return None
+
+    async def _follow(self, key: Key, batcher: Batcher, wanted: Desired, ahead: Plan, memory: Memory) -> Next:
+        repaired = _repaired(batcher, ahead.actions)
+        outcome = await carry_out(self.client, _allowed(ahead), batcher.uid, self.store.seen)
+        memory.settled |= outcome.settled
         workload = self.store.get(ObjectKey(DEPLOYMENT, key.namespace, key.name))
-        troubles += _replica_failure(workload)
-        pods, spoken = await self._pods(key, batcher, wanted, workload)
-        if pods is not None:
-            troubles += [Trouble(Reason.PODS_FAILING, f"pod {pod.name}: {pod.trouble}") for pod in pods if pod.trouble][:3]
-        view = View(workload, wanted.image, wanted.config_hash, troubles, pods, spoken)
-        await self._write(batcher, status.status_of(batcher, view, self.wall()))
-        if outcome.stale or ahead.waits:
-            return ASK_FIRST
-        delays = [CONFLICT_RETRY] if ahead.conflicts else []
-        delays += [TROUBLE_RETRY] if troubles else []
-        if key in self._asking:
-            delays.append(max(0.1, self._asking[key].at - self.clock()))
-        return min(delays, default=None)
+        pods = pods_of(self.store.pods(key))
+        step = await self._settings(key, batcher, wanted, pods, memory)
+        troubles = _troubles(ahead, outcome, wanted, workload)
+        troubles += await self._pod_troubles(batcher, pods, memory)
+        if memory.sidecarless:
+            words = f"started without the sidecar that they ask for: {', '.join(memory.sidecarless[:3])}; delete them to try again"
+            troubles.append(Trouble(Reason.INJECTION_MISSED, f"{len(memory.sidecarless)} pods {words}"))
+        view = View(workload, batcher.spec.replicas, wanted.image, wanted.config_hash, troubles, len(step.behind))
+        await self._write(batcher, memory, view, repaired)
+        if outcome.stale or (ahead.waits and not troubles):
+            return Next(STALE_RETRY if outcome.stale else WAIT_RETRY)
+        return Next(step.again, troubled=bool(troubles))
 
-    async def _pods(
-        self, key: Key, batcher: Batcher, wanted: Desired, workload: Manifest | None
-    ) -> tuple[list[Pod] | None, dict[str, Spoken]]:
-        """The pods and what they say, where it is time to ask: at once after a change of the settings, then at growing distances."""
-        asking = self._asking.setdefault(key, Asking())
+    async def _settings(self, key: Key, batcher: Batcher, wanted: Desired, pods: Sequence[Pod], memory: Memory) -> following.Step:
+        """See to it that the pods have the live settings."""
         now = self.clock()
-        available = ((workload or {}).get("status") or {}).get("availableReplicas", 0)
-        if asking.config_hash != wanted.config_hash:
-            self._asking[key] = asking = Asking(now, ASK_FIRST, wanted.config_hash)
-        if now < asking.at or workload is None:
-            return None, {}
-        pods = await self._list(batcher)
-        ready = [pod for pod in pods if pod.ready and pod.ip]
-        for pod in pods:
-            if pod.told != wanted.config_hash:
-                await self._tell(batcher, pod, wanted.config_hash)
-        spoken = await self.probe.ask(ready, batcher.spec.sidecar.port)
-        settled = len(ready) >= batcher.spec.replicas and all(one.config_hash == wanted.config_hash for one in spoken.values())
-        asking.delay = OBSERVE_EVERY if settled or not available else min(ASK_MOST, asking.delay * 2)
-        asking.at = self.clock() + asking.delay
-        return pods, spoken
+        first = not memory.pods.config_hash
+        trusted = pods if first and status.confirmed(batcher, wanted.config_hash) else ()
+        following.begin(memory.pods, wanted.config_hash, now, trusted)
+        written = following.written_at(self.store.get(ObjectKey(CONFIG_MAP, key.namespace, key.name)))
+        step = following.step(memory.pods, pods, written, now)
+        for pod, times in step.tell:
+            await self.visits.tell(batcher.namespace, pod, wanted.config_hash, times)
+        for pod, said in (await self.visits.config_hashes(step.ask, batcher.spec.sidecar.port)).items():
+            following.heard(memory.pods, pod, said)
+        return following.step(memory.pods, pods, written, self.clock()) if step.ask else step
 
-    async def _list(self, batcher: Batcher) -> list[Pod]:
-        labels = ",".join(f"{name}={value}" for name, value in selector(batcher.name).items())
-        return pods_of([pod async for pod in self.client.list(POD, batcher.namespace, labels=labels)])
+    async def _pod_troubles(self, batcher: Batcher, pods: Sequence[Pod], memory: Memory) -> list[Trouble]:
+        """What keeps pods from being ready; where they do not say it themselves, their events do (a Secret or a volume is missing)."""
+        said = [f"pod {pod.name}: {pod.trouble}" for pod in pods if pod.trouble and not pod.ready]
+        silent = [pod for pod in pods if not pod.ready and not pod.trouble]
+        if not silent:
+            memory.problem = ""
+        elif self.clock() - memory.asked_events >= 1.0:
+            memory.asked_events = self.clock()
+            memory.problem = await self.visits.warning(batcher.namespace, silent[0])
+        said += [memory.problem] if memory.problem else []
+        return [Trouble(Reason.PODS_FAILING, sentence) for sentence in said[:3]]
 
-    async def _tell(self, batcher: Batcher, pod: Pod, config_hash: str) -> None:
-        """Annotate the pod, upon which the kubelet brings its mounted files up to date at once."""
-        patch = {"metadata": {"uid": pod.uid, "annotations": {names.ANNOTATION_CONFIG_HASH: config_hash}}}
-        try:
-            await self.client.merge(ObjectKey(POD, batcher.namespace, pod.name), patch)
-        except ApiFailed as error:
-            if error.status not in (404, 409):  # it has ended meanwhile
-                raise
-
-    async def _refuse(self, manifest: Manifest, error: SpecInvalid) -> None:
+    async def _hold(self, manifest: Manifest, memory: Memory, key: Key, trouble: Trouble) -> Next:
         """Say what is wrong with the spec. The last good objects stay as they are."""
-        of_template = all(one.field.startswith("spec.template") for one in error.problems)
-        trouble = Trouble(Reason.TEMPLATE_INVALID if of_template else Reason.SPEC_INVALID, "; ".join(one.message for one in error.problems))
         batcher = unread(manifest)
-        await self._write(batcher, status.invalid(batcher, trouble, self.wall()))
+        workload = self.store.get(ObjectKey(DEPLOYMENT, key.namespace, key.name))
+        image = str(batcher.status.get("image") or "")
+        replicas = (manifest.get("spec") or {}).get("replicas", 1)
+        view = View(workload, replicas if isinstance(replicas, int) else 1, image, _hash_before(batcher), [trouble])
+        await self._write(batcher, memory, view)
+        return Next(troubled=trouble.reason == Reason.TEMPLATE_INVALID)
 
-    async def _write(self, batcher: Batcher, wanted: dict[str, Any]) -> None:
+    async def _write(self, batcher: Batcher, memory: Memory, view: View, repaired: Sequence[Told] = ()) -> None:
         """Write the status if it says something new, and tell what changed as Events."""
+        before, now = status.observed_before(batcher), self.clock()
+        observed = before
+        if memory.reading is not None:
+            memory.observed_at = now if memory.observed_at is None else memory.observed_at
+            observed = observe.kept(before, observe.observed_of(memory.reading.bodies), now - memory.observed_at)
+        full = View(
+            view.deployment,
+            view.replicas,
+            view.image,
+            view.config_hash,
+            view.troubles,
+            view.behind,
+            memory.reading,
+            observed,
+            view.paused,
+        )
+        wanted = status.status_of(batcher, full, self.wall())
         patch = status.changed(batcher.status, wanted)
-        if patch is None:
+        if patch is not None and not await self._patch(batcher, patch):
             return
+        if observed != before:
+            memory.observed_at = now
+        await self.recorder.tell(batcher, [*repaired, *told(batcher.status, wanted)])
+
+    async def _patch(self, batcher: Batcher, patch: dict[str, Any]) -> bool:
         key = ObjectKey(DTESN_BATCHER, batcher.namespace, batcher.name)
         try:
             self.store.seen(await self.client.merge(key, {"metadata": {"uid": batcher.uid}, "status": patch}, subresource="status"))
         except ApiFailed as error:
             if error.status not in (404, 409):  # deleted, or deleted and made anew
                 raise
-            return
-        await self.recorder.transitions(batcher, wanted)
+            return False
+        return True
 
 
-def _replica_failure(workload: Manifest | None) -> list[Trouble]:
-    """What the Deployment says of pods that it may not make: Pod Security, a quota, a webhook, a runtime class."""
+def _invalid(error: SpecInvalid) -> Trouble:
+    of_template = all(one.field.startswith("spec.template") for one in error.problems)
+    return Trouble(Reason.TEMPLATE_INVALID if of_template else Reason.SPEC_INVALID, "; ".join(one.message for one in error.problems))
+
+
+def _hash_before(batcher: Batcher) -> str:
+    return str(batcher.status.get("configHash") or "")
+
+
+def _allowed(ahead: Plan) -> Sequence[Action]:
+    """With a name taken, no Deployment is made anew: its pods would mount or use what is not ours."""
+    if not ahead.conflicts:
+        return ahead.actions
+    return [action for action in ahead.actions if not (isinstance(action, Create) and action.key.kind == DEPLOYMENT)]
+
+
+def _repaired(batcher: Batcher, actions: Sequence[Action]) -> list[Told]:
+    """Events of what somebody else changed or deleted: the resource itself is as it was when its status was written."""
+    if batcher.status.get("observedGeneration") != batcher.generation:
+        return []
+    done = [
+        f"the {action.key.kind.kind} {action.key.name} was {'deleted' if isinstance(action, Create) else 'changed'}"
+        for action in actions
+        if (isinstance(action, Create) and not action.key.kind.optional) or (isinstance(action, Apply) and action.drift)
+    ]
+    return [("Normal", "Repaired", f"{', '.join(done)}, and is as before; change the DTESNBatcher instead")] if done else []
+
+
+def _troubles(ahead: Plan, outcome: Outcome, wanted: Desired, workload: Manifest | None) -> list[Trouble]:
+    troubles = [name_conflict(conflict) for conflict in ahead.conflicts] + outcome.troubles
+    troubles += [
+        Trouble(Reason.KIND_MISSING, f"the cluster has no {kind.kind} ({kind.group}), which the resource asks for")
+        for kind in wanted.missing
+    ]
     conditions = ((workload or {}).get("status") or {}).get("conditions") or ()
-    return [
+    troubles += [
         Trouble(Reason.REPLICA_FAILURE, f"pods are refused: {one.get('message', '')}")
         for one in conditions
         if one["type"] == "ReplicaFailure" and one["status"] == "True"
     ]
+    return troubles

@@ -5,16 +5,17 @@ An object that was deleted while a watch was away raises no event; a listing in 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from dtesn_api import names
 from dtesn_operator.client import Client
-from dtesn_operator.kinds import DTESN_BATCHER, OWNED, Kind, ObjectKey, key_of
+from dtesn_operator.inject import asked, missed
+from dtesn_operator.kinds import DTESN_BATCHER, OWNED, POD, Kind, ObjectKey, key_of
 from dtesn_operator.store import Key, Store, owner_of
 
-INTERVAL: Final = 300.0
 _LABELS: Final = f"{names.LABEL_MANAGED_BY}={names.FIELD_MANAGER}"
 
 
@@ -28,21 +29,15 @@ class Listing:
     newest: dict[Kind, int]
 
 
-async def available(client: Client) -> frozenset[Kind]:
-    """The optional kinds that the API server has."""
-    return frozenset([kind for kind in OWNED if kind.optional and await client.serves(kind)])
-
-
 async def listed(client: Client, store: Store, optional: Iterable[Kind], namespaces: Sequence[str]) -> Listing:
-    """List the resources and what they own, of the kinds that are always there and of these optional ones."""
-    kinds = (DTESN_BATCHER, *(kind for kind in OWNED if not kind.optional), *optional)
+    """List the resources, what they own and their pods: of the kinds that are always there and of these optional ones."""
+    kinds = (DTESN_BATCHER, *(kind for kind in OWNED if not kind.optional), *optional, POD)
     listing = Listing(kinds, {}, {}, {})
-    everywhere: list[str | None] = [*namespaces] or [None]
     for kind in kinds:
         listing.known[kind] = known = store.of_kind(kind)
-        listing.newest[kind] = max((store.version(key) for key in known), default=0)
+        listing.newest[kind] = max((store.version(key) for key in known), default=0)  # what comes later than this is no ghost
         labels = "" if kind == DTESN_BATCHER else _LABELS
-        for namespace in everywhere:
+        for namespace in _everywhere(namespaces):
             async for found in client.list(kind, namespace, labels=labels, metadata_only=True):
                 listing.uids[key_of(found)] = found["metadata"]["uid"]
     return listing
@@ -61,3 +56,18 @@ def forget_ghosts(store: Store, listing: Listing) -> list[Key]:
             store.gone(ghost)
             found.append(owner_of(ghost))
     return found
+
+
+async def sidecarless(client: Client, namespaces: Sequence[str]) -> dict[Key, tuple[str, ...]]:
+    """The pods that asked for a resource's sidecar and run without, by resource."""
+    found: defaultdict[Key, list[str]] = defaultdict(list)
+    for namespace in _everywhere(namespaces):
+        async for pod in client.list(POD, namespace, labels=names.LABEL_INJECT):
+            over = "deletionTimestamp" in pod["metadata"] or (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
+            if missed(pod) and not over:
+                found[Key(pod["metadata"]["namespace"], asked(pod) or "")].append(pod["metadata"]["name"])
+    return {key: tuple(sorted(pods)) for key, pods in found.items()}
+
+
+def _everywhere(namespaces: Sequence[str]) -> Iterable[str | None]:
+    return namespaces or (None,)

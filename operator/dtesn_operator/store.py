@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from dtesn_api import names
-from dtesn_operator.kinds import DTESN_BATCHER, Manifest, ObjectKey, key_of
+from dtesn_operator.kinds import DTESN_BATCHER, POD, Manifest, ObjectKey, key_of
+
+_MOST_ENDED = 10_000
+_OF_PODS = ("phase", "podIP", "conditions", "initContainerStatuses", "containerStatuses")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -25,6 +28,7 @@ class Store:
     def __init__(self) -> None:
         self._objects: dict[ObjectKey, Manifest] = {}
         self._owned: defaultdict[Key, set[ObjectKey]] = defaultdict(set)
+        self._ended: OrderedDict[str, int] = OrderedDict()  # the version at which a UID was last known to be gone
 
     def seen(self, manifest: Mapping[str, Any]) -> bool:
         """Take in an object; whether something other than its status is new."""
@@ -32,7 +36,9 @@ class Store:
         known = self._objects.get(key)
         if known is not None and _uid(known) == _uid(manifest) and _version(known) > _version(manifest):
             return False
-        kept = _without_managers(manifest)
+        if self._ended.get(_uid(manifest), -1) >= _version(manifest):
+            return False  # the late answer to a write of our own
+        kept = _kept(manifest)
         self._objects[key] = kept
         if key.kind != DTESN_BATCHER:
             self._owned[_instance(manifest)].add(key)
@@ -42,6 +48,9 @@ class Store:
         """Forget an object; whether it was known. One of the same name with another UID stays."""
         key = key_of(manifest)
         known = self._objects.get(key)
+        self._ended[_uid(manifest)] = max(_version(manifest), self._ended.pop(_uid(manifest), 0))
+        if len(self._ended) > _MOST_ENDED:
+            self._ended.popitem(last=False)
         if known is None or _uid(known) != _uid(manifest):
             return False
         del self._objects[key]
@@ -61,8 +70,12 @@ class Store:
         return self._objects.get(ObjectKey(DTESN_BATCHER, key.namespace, key.name))
 
     def owned(self, key: Key) -> dict[ObjectKey, Manifest]:
-        """What bears the resource's label, whoever controls it."""
-        return {one: self._objects[one] for one in self._owned.get(key, ())}
+        """What bears the resource's label, whoever controls it, but for pods."""
+        return {one: self._objects[one] for one in self._owned.get(key, ()) if one.kind != POD}
+
+    def pods(self, key: Key) -> list[Manifest]:
+        """The resource's pods, each without its spec."""
+        return [self._objects[one] for one in self._owned.get(key, ()) if one.kind == POD]
 
     def resources(self) -> list[Key]:
         """Every known DTESNBatcher."""
@@ -113,16 +126,23 @@ def _version(manifest: Mapping[str, Any]) -> int:
     return int(manifest["metadata"].get("resourceVersion") or 0)
 
 
-def _without_managers(manifest: Mapping[str, Any]) -> Manifest:
-    """Without the record of who set which field, which is half of an object's size."""
+def _kept(manifest: Mapping[str, Any]) -> Manifest:
+    """What is worth its memory: of the record of who set which field only that and when we did; of pods how they are."""
     metadata = {key: value for key, value in manifest["metadata"].items() if key != "managedFields"}
+    ours = [entry for entry in manifest["metadata"].get("managedFields") or () if entry.get("manager") == names.FIELD_MANAGER]
+    metadata["managedFields"] = [{key: value for key, value in entry.items() if key != "fieldsV1"} for entry in ours]
+    if manifest["kind"] == POD.kind:
+        status = manifest.get("status") or {}
+        return {
+            "apiVersion": manifest["apiVersion"],
+            "kind": manifest["kind"],
+            "metadata": metadata,
+            "status": {part: status[part] for part in _OF_PODS if part in status},
+        }
     return {**manifest, "metadata": metadata}
 
 
 def _essence(manifest: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What a reconcile depends on. Of a DTESNBatcher not its status, which we write; of the others the status too: it becomes ours."""
-    metadata = {key: value for key, value in manifest["metadata"].items() if key not in ("resourceVersion", "generation")}
-    rest = {key: value for key, value in manifest.items() if key != "metadata"}
-    if manifest["kind"] == names.KIND:
-        rest.pop("status", None)
-    return metadata, rest
+    """What a reconcile depends on: all but the versions, and the status of DTESNBatchers too, which somebody else may have changed."""
+    metadata = {key: value for key, value in manifest["metadata"].items() if key not in ("resourceVersion", "managedFields")}
+    return metadata, {key: value for key, value in manifest.items() if key != "metadata"}

@@ -60,6 +60,11 @@ class Cluster:
         found: dict[str, Any] = until(there, seconds, what=f"{kind} {status} {reason}")
         return found
 
+    def told(self, name: str = "demo") -> list[tuple[str, str, str]]:
+        """Type, reason and sentence of each Event about a resource."""
+        events = [one for one in self.get("events")["items"] if one["involvedObject"]["kind"] == "DTESNBatcher"]
+        return [(one["type"], one["reason"], one["message"]) for one in events if one["involvedObject"]["name"] == name]
+
     def edited(self, what: str, patch: str, kind: str = "merge") -> None:
         """Edit an object by hand."""
         self.kubectl("patch", what, "--type", kind, "-p", patch)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from tests.cluster.batchers import Cluster, batcher
@@ -19,9 +18,9 @@ def cluster(control_plane: ControlPlane, namespace: str) -> Cluster:
     return Cluster(control_plane, namespace)
 
 
-@pytest.fixture
-def operator(cluster: Cluster, tmp_path: Path) -> Iterator[Replica]:
-    with replica(tmp_path, cluster.plane.kubeconfig, namespaces=[cluster.namespace], lease_namespace=cluster.namespace) as running:
+@pytest.fixture(scope="module")
+def operator(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replica]:
+    with replica(tmp_path_factory.mktemp("life"), control_plane.kubeconfig, lease_namespace="default") as running:
         yield running
 
 
@@ -39,8 +38,7 @@ def test_a_resource_becomes_a_running_batcher(cluster: Cluster) -> None:
     assert cluster.condition("Degraded")["status"] == "False"
     assert cluster.condition("LoadAvailable")["reason"] == "PodsSilent"
     assert "finalizers" not in cluster.get("dtesnbatcher/demo")["metadata"]
-    events = [event for event in cluster.get("events")["items"] if event["involvedObject"]["kind"] == "DTESNBatcher"]
-    assert ("Available", "2 of 2 pods of this generation are available") in [(event["reason"], event["message"]) for event in events]
+    assert cluster.told() == []
 
 
 @pytest.mark.usefixtures("operator")
@@ -69,6 +67,8 @@ def test_a_field_that_is_edited_by_hand_comes_back_and_what_others_add_stays(clu
     cluster.until_ready()
     cluster.edited("service/demo", '{"metadata": {"annotations": {"team": "shop"}}, "spec": {"ports": [{"name": "http", "port": 81}]}}')
     until(lambda: [port["port"] for port in cluster.get("service/demo")["spec"]["ports"]] == [80], what="the port")
+    repaired = ("Normal", "Repaired", "the Service demo was changed, and is as before; change the DTESNBatcher instead")
+    until(lambda: repaired in cluster.told(), what="an Event that says so")
     assert cluster.get("service/demo")["metadata"]["annotations"]["team"] == "shop"
     cluster.edited("configmap/demo", '{"data": {"batcher.yaml": "batching: {maxBatchSize: 1}"}}')
     until(lambda: "maxBatchSize" not in cluster.get("configmap/demo")["data"]["batcher.yaml"], what="the settings")
@@ -153,6 +153,7 @@ def test_a_template_that_is_no_pod_template_degrades_this_resource_alone(cluster
     found = cluster.until_condition("Degraded", "True", "TemplateInvalid")
     assert "nodeSelektor" in found["message"]
     cluster.until_ready("other")
+    assert cluster.told() == [("Warning", "TemplateInvalid", found["message"])]
     assert cluster.get("deployment/demo")["metadata"]["generation"] == generation
     cluster.apply(batcher(template={"spec": {"nodeSelector": {"kubernetes.io/os": "linux"}}}))
     cluster.until_condition("Degraded", "False", "AsExpected")
@@ -166,6 +167,7 @@ def test_a_quota_that_forbids_pods_is_quoted(cluster: Cluster) -> None:
     cluster.apply(batcher())
     found = cluster.until_condition("Degraded", "True", "ReplicaFailure")
     assert "exceeded quota" in found["message"]
+    assert ("Warning", "ReplicaFailure", found["message"]) in cluster.told()
     assert cluster.condition("Ready")["status"] == "False"
 
 

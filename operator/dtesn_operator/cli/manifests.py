@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +12,7 @@ import yaml
 
 from dtesn_api.problems import Problem, SpecInvalid, problem
 from dtesn_operator.batcher import Batcher, batcher_of
+from dtesn_operator.kinds import Manifest
 
 STDIN: Final = Path("-")
 _NAMESPACE: Final = re.compile(r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")
@@ -24,19 +24,24 @@ def read_batchers(file: Path, namespace: str | None = None) -> list[Batcher]:
 
     Raises `SpecInvalid` with every problem of every document, also where the file cannot be read.
     """
+    return [batcher_of(manifest) for manifest in read_manifests(file, namespace)]
+
+
+def read_manifests(file: Path, namespace: str | None = None) -> list[Manifest]:
+    """The same as manifests: what the file says and the namespace, and nothing more. Raises `SpecInvalid` as `read_batchers` does."""
     found: list[Problem] = []
-    batchers: list[Batcher] = []
+    manifests: list[Manifest] = []
     documents = _documents(file)
     for number, document in enumerate(documents, 1):
         try:
-            batchers.append(_batcher(document, namespace))
+            manifests.append(_manifest(document, namespace))
         except SpecInvalid as error:
             found += [located(one, _where(document, number)) for one in error.problems] if len(documents) > 1 else error.problems
     if not documents:
         found.append(_broken(str(file), "empty", "a DTESNBatcher manifest"))
     if found:
         raise SpecInvalid(found)
-    return batchers
+    return manifests
 
 
 def located(one: Problem, where: str) -> Problem:
@@ -44,7 +49,7 @@ def located(one: Problem, where: str) -> Problem:
     return Problem(field=one.field, value=one.value, expected=one.expected, message=f"{where}: {one.message}")
 
 
-def _batcher(document: object, namespace: str | None) -> Batcher:
+def _manifest(document: object, namespace: str | None) -> Manifest:
     if not isinstance(document, Mapping):
         raise SpecInvalid([problem("the document", document, "an object")])
     metadata = document.get("metadata")
@@ -52,7 +57,8 @@ def _batcher(document: object, namespace: str | None) -> Batcher:
     wanted = given or namespace or "default"
     if not (isinstance(wanted, str) and _NAMESPACE.match(wanted)):
         raise SpecInvalid([problem("metadata.namespace", wanted, "a DNS label of at most 63 characters")])
-    return replace(batcher_of(document), namespace=wanted)
+    batcher_of(document)
+    return {**document, "metadata": {**document["metadata"], "namespace": wanted}}
 
 
 def _where(document: object, number: int) -> str:

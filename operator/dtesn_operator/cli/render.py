@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     from dtesn_operator.kinds import OWNED
 
     cluster = Cluster(
-        operator_image=arguments.image or os.environ.get(ENV_OPERATOR_IMAGE) or _own_image(),
+        operator_image=arguments.image or os.environ.get(ENV_OPERATOR_IMAGE) or own_image(),
         operator_namespace=arguments.operator_namespace,
         available=frozenset(kind for kind in OWNED if kind.optional),
         prometheus_namespaces=tuple(arguments.prometheus_namespace),
@@ -113,7 +113,8 @@ def to_yaml(objects: Sequence[Manifest]) -> str:
     return yaml.dump_all(objects, Dumper=Dumper, sort_keys=False, explicit_start=True, width=10_000)
 
 
-def _own_image() -> str:
+def own_image() -> str:
+    """The sidecar's image of this version, where nobody names one."""
     from importlib.metadata import version
 
     return f"dtesn-batcher:{version('dtesn-batcher')}"

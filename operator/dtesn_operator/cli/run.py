@@ -21,7 +21,7 @@ try it:
   kubectl apply -f examples/dtesnbatcher.yaml
 
 HTTP: /healthz, /readyz and /metrics on --port.
-exit status: 0 after a signal, 1 where there is no way to an API server.
+exit status: 0 after a signal, 1 where there is no way to an API server, 2 where arguments are missing or do not go together.
 """
 SERVICE_ACCOUNT_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -43,8 +43,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--image", metavar="I", help="the sidecar's image where a resource names none (default: $DTESN_SIDECAR_IMAGE)")
     parser.add_argument(
-        "--operator-namespace", metavar="N", help="where the lease is kept (default: the pod's namespace, else dtesn-system)"
+        "--operator-namespace", metavar="N", help="where the lease is kept (default: $POD_NAMESPACE, else the pod's own, else dtesn-system)"
     )
+    parser.add_argument("--lease", metavar="NAME", default="dtesn-operator", help="the Lease of the election (default: %(default)s)")
+    parser.add_argument("--identity", metavar="ID", help="name of this replica (default: $POD_NAME, else the host's)")
     parser.add_argument(
         "--prometheus-namespace",
         metavar="N",
@@ -52,13 +54,18 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         default=[],
         help="where Prometheus runs, for NetworkPolicies; may be repeated",
     )
+    parser.add_argument("--host", default="0.0.0.0", help="address to listen on (default: %(default)s)")  # noqa: S104
     parser.add_argument(
-        "--identity", metavar="ID", default=socket.gethostname(), help="name of this replica (default: the host's, %(default)s)"
+        "--port", type=int, metavar="P", default=8080, help="port of health and metrics, 0 takes a free one (default: %(default)s)"
     )
-    parser.add_argument("--host", default="0.0.0.0", help="address of health and metrics (default: %(default)s)")  # noqa: S104
-    parser.add_argument(
-        "--port", type=int, metavar="P", default=8081, help="port of health and metrics, 0 takes a free one (default: %(default)s)"
+    webhook = parser.add_argument_group("injection", "Serve the webhook that puts the sidecar into pods labelled dtesn.dev/inject=NAME.")
+    webhook.add_argument("--webhook-port", type=int, metavar="P", help="port of the webhook, over TLS (default: it is not served)")
+    webhook.add_argument(
+        "--webhook-certificates", type=Path, metavar="FOLDER", help="tls.crt and tls.key that somebody else renews, such as cert-manager"
     )
+    webhook.add_argument("--webhook-service", metavar="NAME", help="without a folder: the Service that the certificates are made out to")
+    webhook.add_argument("--webhook-configuration", metavar="NAME", help="the MutatingWebhookConfiguration that is to trust them")
+    webhook.add_argument("--webhook-secret", metavar="NAME", help="the Secret in which all replicas keep them")
     parser.add_argument(
         "--log-level", choices=("debug", "info", "warning", "error"), default="info", help="least level written (default: %(default)s)"
     )
@@ -74,20 +81,32 @@ def run(arguments: argparse.Namespace) -> int:
     if not image:
         print(f"dtesn-operator: the sidecar's image is not given; use --image or set {ENV_OPERATOR_IMAGE}", file=sys.stderr)
         return 2
+    if trouble := _webhook_trouble(arguments):
+        print(f"dtesn-operator: {trouble}", file=sys.stderr)
+        return 2
     if arguments.kubeconfig is not None:
         os.environ["KUBECONFIG"] = str(arguments.kubeconfig)  # which kopf reads
     import uvloop
 
     from dtesn_operator import logs
     from dtesn_operator.errors import NotConfigured
-    from dtesn_operator.running import Settings
+    from dtesn_operator.running import Settings, WebhookSettings
     from dtesn_operator.running import run as running
 
     logs.set_up(arguments.log_level, arguments.log_format)
+    webhook = WebhookSettings(
+        port=arguments.webhook_port or 0,
+        folder=arguments.webhook_certificates,
+        service=arguments.webhook_service or "",
+        configuration=arguments.webhook_configuration or "",
+        secret=arguments.webhook_secret or "",
+    )
     settings = Settings(
         image=image,
-        namespace=arguments.operator_namespace or _own_namespace(),
-        identity=arguments.identity,
+        namespace=arguments.operator_namespace or os.environ.get("POD_NAMESPACE") or _own_namespace(),
+        identity=arguments.identity or os.environ.get("POD_NAME") or socket.gethostname(),
+        lease=arguments.lease,
+        webhook=webhook if arguments.webhook_port is not None else None,
         namespaces=tuple(arguments.namespace),
         prometheus_namespaces=tuple(arguments.prometheus_namespace),
         kubeconfig=arguments.kubeconfig,
@@ -100,6 +119,19 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"dtesn-operator: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _webhook_trouble(arguments: argparse.Namespace) -> str:
+    """What does not go together, in words, or nothing."""
+    own = {name: getattr(arguments, f"webhook_{name}") for name in ("service", "configuration", "secret")}
+    given = [f"--webhook-{name}" for name, value in own.items() if value]
+    if arguments.webhook_port is None:
+        folder = ["--webhook-certificates"] if arguments.webhook_certificates else []
+        return f"{(given + folder)[0]} without --webhook-port: the webhook would not be served" if given or folder else ""
+    if arguments.webhook_certificates is not None:
+        return f"{given[0]} beside --webhook-certificates: the certificates are kept here or elsewhere, not both" if given else ""
+    missing = [f"--webhook-{name}" for name, value in own.items() if not value]
+    return f"--webhook-port needs {', '.join(missing)}, or --webhook-certificates FOLDER" if missing else ""
 
 
 def _own_namespace() -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from base64 import b64decode, b64encode
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -19,6 +21,7 @@ from hypothesis import strategies as st
 from tests.unit.operator.specs import CLUSTER
 from tests.unit.operator.test_inject import patched, pod, resource
 
+from dtesn_operator.errors import ApiUnreachable
 from dtesn_operator.inject import Injection
 from dtesn_operator.kinds import Kind, Manifest, ObjectKey
 from dtesn_operator.webhook import server
@@ -26,6 +29,7 @@ from dtesn_operator.webhook.certificates import SETTLE, Certificates, Pair, adva
 from dtesn_operator.webhook.keeper import CONFIGURATION, SECRET, Place, keep
 from dtesn_operator.webhook.keeper import trusting as trusted
 from dtesn_operator.webhook.review import NotAReview, request_of
+from dtesn_operator.webhook.running import Source, Webhook, mounted
 
 HOSTS = ("dtesn-webhook.dtesn-system.svc", "127.0.0.1")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -142,6 +146,101 @@ async def test_a_port_that_is_taken_is_said_at_the_start() -> None:
         port = int(url.rpartition(":")[2].partition("/")[0])
         with pytest.raises(OSError, match="address already in use"):
             await server.listen(web.Application(), context, "127.0.0.1", port)
+
+
+# -- as a task of a replica ----------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def running(source: Source) -> AsyncIterator[Webhook]:
+    """A webhook that looks at its certificates all the time."""
+
+    async def lookup(namespace: str, name: str) -> None:
+        return None
+
+    found = Webhook(server.application(lookup, lambda: CLUSTER), source, "127.0.0.1", 0, interval=0.0)
+    task = asyncio.create_task(found.run())
+    try:
+        yield found
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Let the other tasks go on until it holds."""
+    while not holds():  # noqa: ASYNC110 - what it waits for has no event
+        await asyncio.sleep(0)
+
+
+async def status_with(webhook: Webhook, bundle: bytes) -> int:
+    """The status of an answer, 0 where the certificate is not trusted."""
+    try:
+        return (await post(f"https://127.0.0.1:{webhook.port}/inject", bundle, review()))[0]
+    except aiohttp.ClientConnectorCertificateError:
+        return 0
+
+
+async def test_it_serves_as_soon_as_there_is_a_certificate_and_takes_up_the_next_one(tmp_path: Path) -> None:
+    other = advance(None, HOSTS, datetime.now(UTC), published=False)
+    write(tmp_path, FIRST.serving)
+    async with running(mounted(tmp_path)) as found:
+        assert found.not_ready() == "the webhook does not serve: it has no certificate yet"
+        await until(lambda: found.not_ready() == "")
+        assert await status_with(found, FIRST.bundle) == 200
+        write(tmp_path, other.serving)
+        while await status_with(found, other.bundle) != 200:  # noqa: ASYNC110 - the webhook looks at the files by itself
+            await asyncio.sleep(0)
+
+
+@pytest.mark.looptime
+async def test_what_fails_is_tried_again_and_readiness_says_why() -> None:
+    answers: list[Pair | Exception] = [ApiUnreachable("no answer"), FileNotFoundError("tls.crt"), Pair(b"spoilt", b"spoilt"), FIRST.serving]
+    asked = []
+
+    async def source() -> Pair:
+        asked.append(asyncio.get_running_loop().time())
+        answer = answers[min(len(asked), len(answers)) - 1]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    found = Webhook(web.Application(), source, "127.0.0.1", 0)
+    task = asyncio.create_task(found.run())
+    await asyncio.sleep(1)
+    assert found.not_ready() == "the webhook does not serve: no answer"
+    await asyncio.sleep(2)
+    assert found.not_ready() == "the webhook does not serve: tls.crt"
+    await asyncio.sleep(4)
+    assert found.not_ready() == ""
+    task.cancel()
+    await asyncio.wait([task])
+    assert asked == [0, 2, 4, 6]
+
+
+@pytest.mark.looptime
+async def test_a_spoilt_certificate_leaves_the_old_one_in_service() -> None:
+    answers = [FIRST.serving, Pair(b"spoilt", b"spoilt"), FIRST.serving]
+    asked = []
+
+    async def source() -> Pair:
+        asked.append(asyncio.get_running_loop().time())
+        return answers[min(len(asked), len(answers)) - 1]
+
+    found = Webhook(web.Application(), source, "127.0.0.1", 0)
+    task = asyncio.create_task(found.run())
+    await asyncio.sleep(61)
+    assert found.not_ready() == ""
+    await asyncio.sleep(2)
+    task.cancel()
+    await asyncio.wait([task])
+    assert asked == [0, 60, 62]
+
+
+def write(folder: Path, pair: Pair) -> None:
+    (folder / "tls.crt").write_bytes(pair.certificate)
+    (folder / "tls.key").write_bytes(pair.key)
 
 
 # -- certificates --------------------------------------------------------------------------------------------------------------

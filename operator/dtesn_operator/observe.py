@@ -1,0 +1,79 @@
+"""What the sidecars of a resource say of themselves, put together. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, Final
+
+from dtesn_api.status import Observed
+
+WRITE_EVERY: Final = 300.0  # seconds; a change of band is written at once
+_LOAD_BANDS: Final = (0.25, 0.5, 0.75, 0.9)
+_PENDING_BANDS: Final = (1, 10, 100, 1000)
+_RATE_BANDS: Final = (0.1, 1, 10, 100, 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One look at a resource's ready pods: how many were asked, and the bodies of batch_metrics of those that answered."""
+
+    asked: int
+    bodies: tuple[Mapping[str, Any], ...]
+    at: float
+
+    @property
+    def fresh(self) -> bool:
+        """Whether some source of load has data in some pod."""
+        return any(_loaded(body) for body in self.bodies)
+
+
+def observed_of(bodies: Sequence[Mapping[str, Any]]) -> Observed | None:
+    """Load and batch size as means over the pods, rate and pending as sums; two digits."""
+    if not bodies:
+        return None
+    figures = [body.get("metrics") or {} for body in bodies]
+    pending = [body["pending_requests"] for body in bodies if isinstance(body.get("pending_requests"), int)]
+    return Observed(
+        load=_two_digits(_numbers(figures, "avg_server_load"), fmean),
+        batch_size=_two_digits(_numbers(bodies, "current_batch_size"), fmean),
+        requests_per_second=_two_digits(_numbers(figures, "requests_per_second"), sum),
+        throughput_improvement=_two_digits(_numbers(figures, "throughput_improvement"), fmean),
+        pending=int(float(f"{sum(pending):.2g}")) if pending else None,
+    )
+
+
+def kept(before: Observed | None, fresh: Observed | None, age: float) -> Observed | None:
+    """Which of the two is to be in the status. `age`: seconds since it was written last."""
+    if age >= WRITE_EVERY or bands(before) != bands(fresh):
+        return fresh
+    return before
+
+
+def bands(observed: Observed | None) -> tuple[int | None, ...]:
+    """How the figures lie, roughly: a change of these is worth a write."""
+    if observed is None:
+        return ()
+    return (
+        _band(observed.load, _LOAD_BANDS),
+        _band(observed.pending, _PENDING_BANDS),
+        _band(observed.requests_per_second, _RATE_BANDS),
+    )
+
+
+def _band(value: float | None, edges: Sequence[float]) -> int | None:
+    return None if value is None else sum(value >= edge for edge in edges)
+
+
+def _loaded(body: Mapping[str, Any]) -> bool:
+    sources = body.get("server_load") or {}
+    return any(isinstance(source, Mapping) and source.get("value") is not None for source in sources.values())
+
+
+def _numbers(bodies: Sequence[Mapping[str, Any]], name: str) -> list[float]:
+    return [float(body[name]) for body in bodies if isinstance(body.get(name), (int, float))]
+
+
+def _two_digits(values: Sequence[float], join: Any) -> float | None:
+    return float(f"{join(values):.2g}") if values else None

@@ -1,0 +1,186 @@
+"""What the operator would do if a manifest were applied: asked of a live cluster, in which nothing is changed.
+
+What the resource would be, the API server itself says (a dry run of the apply, so that schema, rules and admission count). What
+follows from that is decided by the same `desired` and `plan` as in the operator.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from dtesn_api import names
+from dtesn_api.problems import SpecInvalid
+from dtesn_api.status import Reason
+from dtesn_operator.apply import name_conflict, tried
+from dtesn_operator.batcher import Batcher, batcher_of
+from dtesn_operator.client import Client, path_of
+from dtesn_operator.desired import Cluster, Desired, desired
+from dtesn_operator.differences import Difference, differences, merged
+from dtesn_operator.kinds import DEPLOYMENT, OWNED, Kind, Manifest, ObjectKey, key_of
+from dtesn_operator.plan import Create, Delete, Plan, plan
+from dtesn_operator.status import Trouble
+
+LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
+_WRITTEN: Final = ("labels", "annotations")  # what of the metadata a person writes
+
+Fate = Literal["create", "change", "delete", "keep", "conflict", "wait"]
+"""`wait`: it comes later, or not before a person has acted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What would happen to an object; `manifest` is what would be created."""
+
+    key: ObjectKey
+    fate: Fate
+    differences: tuple[Difference, ...] = ()
+    manifest: Manifest | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What would happen to a resource and to what it owns, and of what it would be Degraded."""
+
+    resource: Change
+    owned: tuple[Change, ...] = ()
+    troubles: tuple[Trouble, ...] = ()
+    paused: bool = False
+
+    @property
+    def changes(self) -> bool:
+        """Whether anything would be written."""
+        return any(change.fate not in ("keep", "conflict") for change in (self.resource, *self.owned))
+
+
+async def preview(client: Client, manifest: Manifest, cluster: Cluster, field_manager: str) -> Preview:
+    """The preview of one manifest.
+
+    Raises `ApiFailed` where the API server refuses the resource or the question, `ApiUnreachable` where it does not answer.
+    """
+    key = key_of(manifest)
+    before = await client.get(key)
+    after = await _applied(client, key, manifest, before, field_manager)
+    resource = _of_resource(key, before, after)
+    uid = "" if before is None else before["metadata"]["uid"]  # that of a dry run is nobody's
+    stored = {**after, "metadata": {**after["metadata"], "uid": uid}}
+    workload = await client.get(ObjectKey(DEPLOYMENT, key.namespace, key.name))
+    try:
+        batcher = batcher_of(stored)
+        wanted = desired(batcher, cluster, workload)
+    except SpecInvalid as error:
+        return Preview(resource, troubles=(Trouble(Reason.SPEC_INVALID, "; ".join(one.message for one in error.problems)),))
+    if batcher.spec.paused:
+        return Preview(resource, paused=True)
+    observed = await _observed(client, batcher, wanted, cluster.available)
+    ahead = plan(uid, wanted.objects, observed)
+    if batcher.spec.template is not None and (trouble := await _template_trouble(client, ahead)) is not None:
+        return Preview(resource, troubles=(trouble,))
+    return Preview(resource, _of_owned(wanted, ahead, observed), _troubles(wanted, ahead))
+
+
+async def optional_kinds(client: Client) -> frozenset[Kind]:
+    """The optional kinds that the cluster has."""
+    return frozenset([kind for kind in OWNED if kind.optional and await client.serves(kind)])
+
+
+async def _applied(client: Client, key: ObjectKey, manifest: Manifest, before: Manifest | None, field_manager: str) -> Manifest:
+    """The resource as it would be stored; what was applied before and is no longer in the manifest goes, as with `kubectl apply`."""
+    body = _as_written(manifest)
+    query = {"dryRun": "All", "fieldManager": field_manager, "fieldValidation": "Strict"}
+    found: Manifest
+    if before is None:
+        found = await client.call("POST", path_of(key.kind, key.namespace), body, query=query)
+        return found
+    path = path_of(key.kind, key.namespace, key.name)
+    last = (before["metadata"].get("annotations") or {}).get(LAST_APPLIED)
+    if last is None:  # applied by the server, which knows who set which field, or never applied
+        headers = {"Content-Type": "application/apply-patch+yaml"}
+        found = await client.call("PATCH", path, body, query={**query, "force": "true"}, headers=headers)
+        return found
+    headers = {"Content-Type": "application/merge-patch+json"}
+    found = await client.call("PATCH", path, since(_as_written(json.loads(last)), body), query=query, headers=headers)
+    return found
+
+
+def since(last: Mapping[str, Any], now: Mapping[str, Any]) -> Manifest:
+    """The merge patch (RFC 7386) of a manifest that was applied before in another form: what is gone is named as null."""
+    patch: Manifest = {key: None for key in last if now.get(key) is None}
+    for key, value in now.items():
+        if value is not None:
+            before = last.get(key)
+            patch[key] = since(before if isinstance(before, Mapping) else {}, value) if isinstance(value, Mapping) else value
+    return patch
+
+
+def _as_written(manifest: Mapping[str, Any]) -> Manifest:
+    """What of a manifest is a person's: one that came from a cluster has a status and records besides."""
+    metadata = manifest.get("metadata") or {}
+    written = {name: {**metadata[name]} for name in _WRITTEN if metadata.get(name)}
+    written.get("annotations", {}).pop(LAST_APPLIED, None)
+    return {
+        **{name: manifest[name] for name in ("apiVersion", "kind")},
+        "metadata": {"name": metadata["name"], "namespace": metadata.get("namespace"), **written},
+        "spec": manifest.get("spec") or {},
+    }
+
+
+async def _observed(client: Client, batcher: Batcher, wanted: Desired, available: frozenset[Kind]) -> dict[ObjectKey, Manifest]:
+    """What bears the resource's label, and what stands at the names that it wants."""
+    labels = f"{names.LABEL_MANAGED_BY}={names.FIELD_MANAGER},{names.LABEL_INSTANCE}={batcher.name}"
+    found: dict[ObjectKey, Manifest] = {}
+    for kind in OWNED:
+        if not kind.optional or kind in available:
+            async for one in client.list(kind, batcher.namespace, labels=labels):
+                found[key_of(one)] = one
+    for key in map(key_of, wanted.objects):
+        if key not in found and (other := await client.get(key)) is not None:
+            found[key] = other
+    return found
+
+
+async def _template_trouble(client: Client, ahead: Plan) -> Trouble | None:
+    """What is wrong with the user's pod template."""
+    for action in ahead.actions:
+        if action.key.kind == DEPLOYMENT and not isinstance(action, Delete):
+            metadata = {name: value for name, value in action.manifest["metadata"].items() if name != "uid"}
+            return await tried(client, {**action.manifest, "metadata": metadata})
+    return None
+
+
+def _of_resource(key: ObjectKey, before: Manifest | None, after: Manifest) -> Change:
+    if before is None:
+        return Change(key, "create", manifest=_as_written(after))
+    found = merged(_as_written(before), _as_written(after))
+    return Change(key, "change" if found else "keep", found)
+
+
+def _of_owned(wanted: Desired, ahead: Plan, observed: Mapping[ObjectKey, Manifest]) -> tuple[Change, ...]:
+    """In the order of applying, what goes last."""
+    actions = {action.key: action for action in ahead.actions}
+    found = [Change(action.key, "delete") for action in ahead.actions if isinstance(action, Delete)]
+    kept = [_of_wanted(key_of(manifest), actions, ahead, observed) for manifest in wanted.objects]
+    return (*kept, *found)
+
+
+def _of_wanted(key: ObjectKey, actions: Mapping[ObjectKey, Any], ahead: Plan, observed: Mapping[ObjectKey, Manifest]) -> Change:
+    action = actions.get(key)
+    if key in ahead.conflicts:
+        return Change(key, "conflict")
+    if isinstance(action, Create):
+        held = bool(ahead.conflicts) and key.kind == DEPLOYMENT  # its pods would use what is not the resource's
+        return Change(key, "wait" if held else "create", manifest=action.manifest)
+    if action is not None:
+        return Change(key, "change", differences(action.manifest, observed[key]))
+    later = key not in observed or "deletionTimestamp" in observed[key]["metadata"]
+    return Change(key, "wait" if later else "keep")
+
+
+def _troubles(wanted: Desired, ahead: Plan) -> tuple[Trouble, ...]:
+    missing = [
+        Trouble(Reason.KIND_MISSING, f"the cluster has no {kind.kind} ({kind.group}), which the resource asks for")
+        for kind in wanted.missing
+    ]
+    return (*map(name_conflict, ahead.conflicts), *missing)

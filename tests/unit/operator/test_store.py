@@ -1,0 +1,86 @@
+"""What was last seen: versions never go back, names are told apart by UID, and what is gone stays gone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dtesn_operator.kinds import CONFIG_MAP, ObjectKey, key_of
+from dtesn_operator.store import Key, Store
+
+
+def config_map(version: int, uid: str = "u1", text: str = "", name: str = "demo") -> dict[str, Any]:
+    labels = {"app.kubernetes.io/instance": "demo"}
+    metadata = {"namespace": "shop", "name": name, "uid": uid, "resourceVersion": str(version), "labels": labels}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"text": text}}
+
+
+KEY = ObjectKey(CONFIG_MAP, "shop", "demo")
+
+
+def text_of(store: Store) -> str | None:
+    found = store.get(KEY)
+    return None if found is None else found["data"]["text"]
+
+
+def test_an_older_version_never_replaces_a_newer_one() -> None:
+    store = Store()
+    assert store.seen(config_map(2, text="new"))
+    assert not store.seen(config_map(1, text="old"))
+    assert text_of(store) == "new"
+
+
+def test_the_event_of_our_own_write_says_nothing_new() -> None:
+    store = Store()
+    assert store.seen(config_map(2, text="a"))
+    assert not store.seen(config_map(2, text="a"))
+
+
+def test_an_object_made_anew_replaces_its_namesake_whatever_the_versions() -> None:
+    store = Store()
+    store.seen(config_map(9, uid="u1", text="first"))
+    assert store.seen(config_map(3, uid="u2", text="second"))
+    assert text_of(store) == "second"
+
+
+def test_the_end_of_a_namesake_does_not_end_the_object() -> None:
+    store = Store()
+    store.seen(config_map(9, uid="u2"))
+    assert not store.gone(config_map(8, uid="u1"))
+    assert store.get(KEY) is not None
+
+
+def test_a_late_answer_does_not_bring_back_what_is_gone() -> None:
+    store = Store()
+    store.seen(config_map(1))
+    store.gone(config_map(3))
+    assert not store.seen(config_map(2))
+    assert store.get(KEY) is None
+
+
+def test_an_object_that_lost_our_label_and_got_it_again_is_known_again() -> None:
+    store = Store()
+    store.seen(config_map(1))
+    store.gone(config_map(2))
+    assert store.seen(config_map(3))
+    assert store.get(KEY) is not None
+
+
+def test_ghosts_are_those_that_a_listing_did_not_find_and_that_are_not_newer_than_it() -> None:
+    store = Store()
+    for name, version in (("alive", 1), ("dead", 2), ("young", 11), ("replaced", 3)):
+        store.seen(config_map(version, uid=f"uid-{name}", name=name))
+    keys = [ObjectKey(CONFIG_MAP, "shop", name) for name in ("alive", "dead", "young", "replaced")]
+    alive = {keys[0]: "uid-alive", keys[3]: "another"}
+    assert sorted(one["metadata"]["name"] for one in store.ghosts(keys, alive, before=10)) == ["dead", "replaced"]
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 9), st.sampled_from(["u1", "u2"])), max_size=12))
+def test_what_is_owned_is_what_is_known(events: list[tuple[bool, int, str]]) -> None:
+    store = Store()
+    for came, version, uid in events:
+        (store.seen if came else store.gone)(config_map(version, uid))
+    known = store.get(KEY)
+    assert store.owned(Key("shop", "demo")) == ({} if known is None else {key_of(known): known})
