@@ -11,7 +11,7 @@ from dtesn_api import names
 from dtesn_api.status import Reason
 from dtesn_operator.client import Client
 from dtesn_operator.errors import ApiFailed
-from dtesn_operator.kinds import DEPLOYMENT, Manifest, ObjectKey
+from dtesn_operator.kinds import DEPLOYMENT, Kind, Manifest, ObjectKey
 from dtesn_operator.plan import Action, Apply, Create, Delete, applied, controller_uid, differs, on_record, revision
 from dtesn_operator.status import Trouble
 
@@ -138,6 +138,11 @@ def name_conflict(key: ObjectKey) -> Trouble:
         f"the {key.kind.kind} {key.name} exists and is not this resource's; it is left alone: delete or rename it, or rename the resource"
     )
     return Trouble(Reason.NAME_CONFLICT, words)
+
+
+def kind_missing(kind: Kind) -> Trouble:
+    """The trouble of an optional kind that is asked for and not installed."""
+    return Trouble(Reason.KIND_MISSING, f"the cluster has no {kind.kind} ({kind.group}), which the resource asks for")
 
 
 def refused(key: ObjectKey, error: ApiFailed) -> Trouble:

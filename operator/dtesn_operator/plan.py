@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from dtesn_api import names
-from dtesn_operator.kinds import HORIZONTAL_POD_AUTOSCALER, SCALED_OBJECT, Manifest, ObjectKey, key_of
+from dtesn_operator.kinds import DEPLOYMENT, HORIZONTAL_POD_AUTOSCALER, SCALED_OBJECT, Manifest, ObjectKey, key_of
 
 ANNOTATION_APPLIED: Final = f"{names.GROUP}/applied"
 _QUANTITIES: Final = frozenset({"requests", "limits", "averageValue", "sizeLimit", "divisor"})
@@ -97,6 +97,13 @@ def plan(uid: str, desired: Sequence[Manifest], observed: Mapping[ObjectKey, Man
     return Plan((*deletions, *others), tuple(conflicts), waits)
 
 
+def allowed(ahead: Plan) -> Sequence[Action]:
+    """The actions to carry out. With a name taken, no Deployment is made anew: its pods would mount or use what is not ours."""
+    if not ahead.conflicts:
+        return ahead.actions
+    return [action for action in ahead.actions if not (isinstance(action, Create) and action.key.kind == DEPLOYMENT)]
+
+
 def controller_uid(manifest: Mapping[str, Any]) -> str | None:
     """The UID of the object's controller, if it has one."""
     for reference in manifest["metadata"].get("ownerReferences") or ():
@@ -138,7 +145,7 @@ def differs(desired: Any, observed: Any, parent: str = "", *, whole: bool = Fals
     nothing (an empty text, false, 0) may be absent: the API server leaves it out.
     """
     if observed is None:
-        return desired not in ("", False, 0, [], {})
+        return desired is not None and desired not in ("", False, 0, [], {})
     if isinstance(desired, Mapping):
         if not isinstance(observed, Mapping):
             return True

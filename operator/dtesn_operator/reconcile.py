@@ -10,7 +10,7 @@ from typing import Any, Final
 from dtesn_api.problems import SpecInvalid
 from dtesn_api.status import Reason
 from dtesn_operator import following, observe, status
-from dtesn_operator.apply import Outcome, carry_out, name_conflict, tried
+from dtesn_operator.apply import Outcome, carry_out, kind_missing, name_conflict, tried
 from dtesn_operator.batcher import Batcher, batcher_of, unread
 from dtesn_operator.client import Client
 from dtesn_operator.desired import Cluster, Desired, desired
@@ -18,7 +18,7 @@ from dtesn_operator.errors import ApiFailed
 from dtesn_operator.events import Recorder, Told, told
 from dtesn_operator.kinds import CONFIG_MAP, DEPLOYMENT, DTESN_BATCHER, Manifest, ObjectKey
 from dtesn_operator.observe import Reading
-from dtesn_operator.plan import Action, Apply, Create, Plan, plan
+from dtesn_operator.plan import Action, Apply, Create, Plan, allowed, plan
 from dtesn_operator.pods import Pod, pods_of
 from dtesn_operator.status import Trouble, View
 from dtesn_operator.store import Key, Store
@@ -102,7 +102,7 @@ class Reconciler:
 
     async def _follow(self, key: Key, batcher: Batcher, wanted: Desired, ahead: Plan, memory: Memory) -> Next:
         repaired = _repaired(batcher, ahead.actions)
-        outcome = await carry_out(self.client, _allowed(ahead), batcher.uid, self.store.seen)
+        outcome = await carry_out(self.client, allowed(ahead), batcher.uid, self.store.seen)
         memory.settled |= outcome.settled
         workload = self.store.get(ObjectKey(DEPLOYMENT, key.namespace, key.name))
         pods = pods_of(self.store.pods(key))
@@ -200,13 +200,6 @@ def _hash_before(batcher: Batcher) -> str:
     return str(batcher.status.get("configHash") or "")
 
 
-def _allowed(ahead: Plan) -> Sequence[Action]:
-    """With a name taken, no Deployment is made anew: its pods would mount or use what is not ours."""
-    if not ahead.conflicts:
-        return ahead.actions
-    return [action for action in ahead.actions if not (isinstance(action, Create) and action.key.kind == DEPLOYMENT)]
-
-
 def _repaired(batcher: Batcher, actions: Sequence[Action]) -> list[Told]:
     """Events of what somebody else changed or deleted: the resource itself is as it was when its status was written."""
     if batcher.status.get("observedGeneration") != batcher.generation:
@@ -221,10 +214,7 @@ def _repaired(batcher: Batcher, actions: Sequence[Action]) -> list[Told]:
 
 def _troubles(ahead: Plan, outcome: Outcome, wanted: Desired, workload: Manifest | None) -> list[Trouble]:
     troubles = [name_conflict(conflict) for conflict in ahead.conflicts] + outcome.troubles
-    troubles += [
-        Trouble(Reason.KIND_MISSING, f"the cluster has no {kind.kind} ({kind.group}), which the resource asks for")
-        for kind in wanted.missing
-    ]
+    troubles += [kind_missing(kind) for kind in wanted.missing]
     conditions = ((workload or {}).get("status") or {}).get("conditions") or ()
     troubles += [
         Trouble(Reason.REPLICA_FAILURE, f"pods are refused: {one.get('message', '')}")
