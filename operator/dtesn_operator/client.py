@@ -14,8 +14,9 @@ from typing import Any, Final
 
 import aiohttp
 import msgspec
+import yaml
 from kubernetes.aio.client import ApiClient, Configuration
-from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
+from kubernetes.aio.config import ConfigException, list_kube_config_contexts, load_incluster_config, load_kube_config
 from yarl import URL
 
 from dtesn_api import names
@@ -169,20 +170,46 @@ def _failed(method: str, path: str, status: int, data: bytes, after: str | None)
 
 
 @asynccontextmanager
-async def connected(kubeconfig: Path | None = None) -> AsyncIterator[Client]:
+async def connected(kubeconfig: Path | None = None, context: str | None = None) -> AsyncIterator[Client]:
     """A client with the pod's own credentials, or with those of a kubeconfig. Raises `NotConfigured` where there is neither."""
     configuration = Configuration()
     try:
-        if kubeconfig is None:
+        if kubeconfig is None and context is None:
             try:
                 load_incluster_config(client_configuration=configuration)
             except ConfigException:
                 await load_kube_config(client_configuration=configuration)
         else:
-            await load_kube_config(config_file=str(kubeconfig), client_configuration=configuration)
-    except (ConfigException, OSError) as error:
-        raise NotConfigured(f"no way to the API server: {error}. Run it in a pod, or give --kubeconfig FILE or KUBECONFIG") from error
+            await load_kube_config(config_file=_text(kubeconfig), context=context, client_configuration=configuration)
+    except _UNREADABLE as error:
+        raise _no_way(error) from error
     configuration.connection_pool_maxsize = 64
     async with ApiClient(configuration) as api:
         api.user_agent = names.FIELD_MANAGER
         yield Client(api)
+
+
+def context_namespace(kubeconfig: Path | None = None, context: str | None = None) -> str | None:
+    """The namespace that a context of the kubeconfig names, if it does. Raises `NotConfigured` where there is no such context."""
+    try:
+        contexts, current = list_kube_config_contexts(_text(kubeconfig))
+    except _UNREADABLE as error:
+        if kubeconfig is None and context is None:
+            return None  # there may be another way: that of a pod
+        raise _no_way(error) from error
+    chosen = current if context is None else next((one for one in contexts if one["name"] == context), None)
+    if chosen is None:
+        raise NotConfigured(f"there is no context {context} in the kubeconfig, only {', '.join(one['name'] for one in contexts)}")
+    namespace = chosen["context"].get("namespace")
+    return str(namespace) if namespace else None
+
+
+_UNREADABLE = (ConfigException, OSError, yaml.YAMLError)
+
+
+def _text(file: Path | None) -> str | None:
+    return None if file is None else str(file)
+
+
+def _no_way(error: Exception) -> NotConfigured:
+    return NotConfigured(f"no way to the API server: {error}. Run it in a pod, or give --kubeconfig FILE or KUBECONFIG")

@@ -14,13 +14,13 @@ from typing import Any, Final, Literal
 from dtesn_api import names
 from dtesn_api.problems import SpecInvalid
 from dtesn_api.status import Reason
-from dtesn_operator.apply import name_conflict, tried
+from dtesn_operator.apply import kind_missing, name_conflict, tried
 from dtesn_operator.batcher import Batcher, batcher_of
 from dtesn_operator.client import Client, path_of
 from dtesn_operator.desired import Cluster, Desired, desired
 from dtesn_operator.differences import Difference, differences, merged
 from dtesn_operator.kinds import DEPLOYMENT, OWNED, Kind, Manifest, ObjectKey, key_of
-from dtesn_operator.plan import Create, Delete, Plan, plan
+from dtesn_operator.plan import Action, Apply, Create, Delete, Plan, allowed, plan
 from dtesn_operator.status import Trouble
 
 LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
@@ -159,28 +159,23 @@ def _of_resource(key: ObjectKey, before: Manifest | None, after: Manifest) -> Ch
 
 def _of_owned(wanted: Desired, ahead: Plan, observed: Mapping[ObjectKey, Manifest]) -> tuple[Change, ...]:
     """In the order of applying, what goes last."""
-    actions = {action.key: action for action in ahead.actions}
-    found = [Change(action.key, "delete") for action in ahead.actions if isinstance(action, Delete)]
-    kept = [_of_wanted(key_of(manifest), actions, ahead, observed) for manifest in wanted.objects]
-    return (*kept, *found)
+    actions = {action.key: action for action in allowed(ahead)}
+    kept = [_of_wanted(manifest, actions, ahead, observed) for manifest in wanted.objects]
+    return (*kept, *(Change(key, "delete") for key, action in actions.items() if isinstance(action, Delete)))
 
 
-def _of_wanted(key: ObjectKey, actions: Mapping[ObjectKey, Any], ahead: Plan, observed: Mapping[ObjectKey, Manifest]) -> Change:
+def _of_wanted(manifest: Manifest, actions: Mapping[ObjectKey, Action], ahead: Plan, observed: Mapping[ObjectKey, Manifest]) -> Change:
+    key = key_of(manifest)
     action = actions.get(key)
     if key in ahead.conflicts:
         return Change(key, "conflict")
     if isinstance(action, Create):
-        held = bool(ahead.conflicts) and key.kind == DEPLOYMENT  # its pods would use what is not the resource's
-        return Change(key, "wait" if held else "create", manifest=action.manifest)
-    if action is not None:
+        return Change(key, "create", manifest=action.manifest)
+    if isinstance(action, Apply):
         return Change(key, "change", differences(action.manifest, observed[key]))
     later = key not in observed or "deletionTimestamp" in observed[key]["metadata"]
-    return Change(key, "wait" if later else "keep")
+    return Change(key, "wait" if later else "keep", manifest=manifest if later else None)
 
 
 def _troubles(wanted: Desired, ahead: Plan) -> tuple[Trouble, ...]:
-    missing = [
-        Trouble(Reason.KIND_MISSING, f"the cluster has no {kind.kind} ({kind.group}), which the resource asks for")
-        for kind in wanted.missing
-    ]
-    return (*map(name_conflict, ahead.conflicts), *missing)
+    return (*map(name_conflict, ahead.conflicts), *map(kind_missing, wanted.missing))
