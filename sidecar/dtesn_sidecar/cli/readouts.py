@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dtesn_api.problems import SpecInvalid
-from dtesn_sidecar.cli.datasets import FORMATS, Columns
+from dtesn_sidecar.cli.dataset_files import FORMATS
+from dtesn_sidecar.cli.dataset_rows import Columns
 from dtesn_sidecar.errors import DTESNError
 from dtesn_sidecar.model.backend import select_backend
 from dtesn_sidecar.model.featurise import feature_matrix, reservoir_of

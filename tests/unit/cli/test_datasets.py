@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dtesn_api.problems import SpecInvalid
-from dtesn_sidecar.cli.datasets import Columns, DataSet, read_dataset, targets_of
+from dtesn_sidecar.cli.dataset_rows import Columns
+from dtesn_sidecar.cli.datasets import DataSet, read_dataset, targets_of
 from dtesn_sidecar.errors import InvalidInput
 
 SERIES = [np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]), np.array([[7.0, 8.0]]), np.array([[0.5, -1.0], [2.0, 3.0]])]

@@ -40,6 +40,33 @@ def table(tmp_path: Path) -> Path:
     return path
 
 
+FORMATS = ("csv", "tsv", "jsonl", "ndjson", "npz", "ts")
+
+
+@pytest.fixture
+def waves(tmp_path: Path) -> dict[str, Path]:
+    """One data set of series that rise or fall, in every format."""
+    random = np.random.default_rng(2)
+    values = np.sort(random.normal(size=(20, 6)).round(3), axis=1)
+    values[::2] = values[::2, ::-1]
+    labels = ["falls", "rises"] * 10
+    rows = [(list(map(str, row)), label) for row, label in zip(values.tolist(), labels, strict=True)]
+    objects = "".join(json.dumps({"input_data": row, "target": label}) + "\n" for row, label in zip(values.tolist(), labels, strict=True))
+    head = [*"abcdef", "target"]
+    texts = {
+        "csv": "".join(",".join(line) + "\n" for line in [head, *([*row, label] for row, label in rows)]),
+        "tsv": "".join("\t".join(line) + "\n" for line in [head, *([*row, label] for row, label in rows)]),
+        "jsonl": objects,
+        "ndjson": objects,
+        "ts": "@problemName Waves\n@timeStamps false\n@univariate true\n@equalLength true\n@seriesLength 6\n"
+        "@classLabel true falls rises\n@data\n" + "".join(f"{','.join(row)}:{label}\n" for row, label in rows),
+    }
+    for suffix, text in texts.items():
+        (tmp_path / f"waves.{suffix}").write_text(text)
+    np.savez(tmp_path / "waves.npz", X=values, y=np.array(labels))
+    return {suffix: tmp_path / f"waves.{suffix}" for suffix in FORMATS}
+
+
 @pytest.fixture
 def called(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """The exit status, output and errors of a command."""
@@ -78,6 +105,21 @@ def test_a_classifier_is_fitted_written_and_scored(called: Any, lines: Path, tmp
         -np.mean([np.log(one["scores"][right]) for one, right in zip(told, truth, strict=True)]), rel=1e-5
     )
     assert all(max(one["scores"], key=one["scores"].get) == one["prediction"] for one in told)
+
+
+def test_a_data_set_gives_the_same_readout_and_the_same_scores_in_every_format(called: Any, waves: dict[str, Path], tmp_path: Path) -> None:
+    found = {}
+    for suffix, data in waves.items():
+        file = tmp_path / f"{suffix}.safetensors"
+        status, _, err = called("fit", data, "--to", file, *SMALL)
+        assert (status, err) == (0, ""), suffix
+        layer = load_readout(file).layer
+        status, out, err = called("evaluate", file, data, "--json")
+        assert (status, err) == (0, ""), suffix
+        found[suffix] = (layer.weights.tobytes(), layer.intercept.tobytes(), json.loads(out)["scores"])
+    assert tuple(found) == FORMATS
+    assert all(one == found["csv"] for one in found.values())
+    assert found["csv"][2]["accuracy"] == 1
 
 
 def test_the_tables_are_for_people(called: Any, lines: Path, tmp_path: Path) -> None:
