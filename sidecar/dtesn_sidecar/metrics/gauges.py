@@ -10,7 +10,8 @@ from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 
 from dtesn_api import names
 from dtesn_sidecar.load.readings import Reading
-from dtesn_sidecar.metrics.catalogue import BREAKER_STATES, METRICS
+from dtesn_sidecar.metrics.catalogue import METRICS
+from dtesn_sidecar.metrics.metric import BREAKER_STATES
 from dtesn_sidecar.metrics.tallies import help_of
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from dtesn_api import names
-from dtesn_sidecar.metrics.catalogue import PRIORITIES
 from dtesn_sidecar.metrics.gauges import Gauges, collect
+from dtesn_sidecar.metrics.metric import PRIORITIES
 from dtesn_sidecar.metrics.tallies import Counts, Distribution, Tallied, families
 
 if TYPE_CHECKING:

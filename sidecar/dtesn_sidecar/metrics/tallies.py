@@ -15,7 +15,8 @@ from itertools import accumulate, product
 from prometheus_client.core import CounterMetricFamily, Exemplar, HistogramMetricFamily
 from prometheus_client.utils import floatToGoString
 
-from dtesn_sidecar.metrics.catalogue import METRICS, OTHER, Metric, Values
+from dtesn_sidecar.metrics.catalogue import METRICS
+from dtesn_sidecar.metrics.metric import OTHER, Metric, Values
 
 Labels = tuple[str, ...]
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from dtesn_api import names
-from dtesn_sidecar.metrics.catalogue import LATENCY_BUCKETS, METRICS, Metric
+from dtesn_sidecar.metrics.catalogue import METRICS
+from dtesn_sidecar.metrics.metric import LATENCY_BUCKETS, Metric
 
 ROOT = Path(__file__).resolve().parents[3]
 

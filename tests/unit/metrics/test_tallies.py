@@ -10,7 +10,8 @@ from prometheus_client.openmetrics.exposition import generate_latest as openmetr
 from prometheus_client.registry import Collector
 
 from dtesn_api import names
-from dtesn_sidecar.metrics.catalogue import CLOSED_BY, METRICS
+from dtesn_sidecar.metrics.catalogue import METRICS
+from dtesn_sidecar.metrics.metric import CLOSED_BY
 from dtesn_sidecar.metrics.tallies import Counts, Distribution, help_of
 
 
