@@ -204,7 +204,7 @@ def context_namespace(kubeconfig: Path | None = None, context: str | None = None
     return str(namespace) if namespace else None
 
 
-_UNREADABLE = (ConfigException, OSError, yaml.YAMLError)
+_UNREADABLE = (ConfigException, OSError, yaml.YAMLError, TypeError)  # TypeError: a file of another shape
 
 
 def _text(file: Path | None) -> str | None:
