@@ -27,6 +27,7 @@ SECTIONS: dict[str, tuple[str, list[str]]] = {
     "memory": ("about 10.5 minutes", ["--quick"]),
     "startup": ("about 1 minute", ["--quick"]),
     "load": ("about 6 minutes", ["--quick"]),
+    "readouts": ("about 1 minute", ["--quick"]),
 }
 OWN_FORM = ("kernel", "simulated")
 
