@@ -28,6 +28,7 @@ SECTIONS: dict[str, tuple[str, list[str]]] = {
     "startup": ("about 1 minute", ["--quick"]),
     "load": ("about 6 minutes", ["--quick"]),
     "readouts": ("about 1 minute", ["--quick"]),
+    "operator": ("about 15 minutes, and 10 more where the test cluster was never built", ["--quick"]),
 }
 OWN_FORM = ("kernel", "simulated")
 

@@ -21,7 +21,7 @@ from bench.curves import draw
 from bench.results import DOCS, OUT, ROOT, Target, figure, target_table, wanted
 from bench.stats import Interval
 
-SECTIONS = ("http", "overload", "faults", "memory", "startup", "load", "readouts", "kernel", "simulated")
+SECTIONS = ("http", "overload", "faults", "memory", "startup", "load", "readouts", "operator", "kernel", "simulated")
 README = ROOT / "README.md"
 TOGETHER = "items together, of one at a time"
 BEGIN, END = "<!-- figures: written by `make figures` -->", "<!-- end of figures -->"
