@@ -96,7 +96,7 @@ def _section(cls: type[S], raw: object, path: str, found: list[Problem], *, cros
             bad.add(field.name)
         else:
             values[field.name] = value
-            _unique(field, value, here, found, bad)
+        _unique(field, given, here, found, bad)
     if cross:
         found += _broken(cls, SimpleNamespace(**values), path, {name for name in known if raw.get(name) is None}, bad, constructing=False)
     return cls(**values) if cross and len(found) == before else None
@@ -223,13 +223,15 @@ def _plain_json(raw: object, path: str, found: list[Problem]) -> None:
 
 
 def _unique(field: FieldSchema, value: Any, path: str, found: list[Problem], bad: set[str]) -> None:
-    """The names of a named list (a Kubernetes map list) differ."""
+    """The names of a named list (a Kubernetes map list) differ, whatever else is wrong with its entries."""
     key = field.extra.get("key")
-    if key is None or value is None:
+    if key is None or not isinstance(value, (list, tuple)):
         return
     seen: set[str] = set()
     for i, item in enumerate(value):
-        name = getattr(item, key)
+        name = item.get(key) if isinstance(item, Mapping) else getattr(item, key, None)
+        if not isinstance(name, str):
+            continue  # a problem of its own
         if name in seen:
             found.append(problem(f"{path}[{i}].{key}", name, "different from the names before it in the list"))
             bad.add(field.name)

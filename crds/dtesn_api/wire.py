@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from dtesn_api.problems import Problem
+from dtesn_api.spec.batching import BatchConfiguration
 from dtesn_api.spec.model import ESN_SIZE, MEMBRANE_DEPTH
 
 InputFormat = Literal["auto", "text", "series", "tree", "json", "xml"]
@@ -19,7 +20,15 @@ Depth = Annotated[int, MEMBRANE_DEPTH]
 Size = Annotated[int, ESN_SIZE]
 Priority = Annotated[int, Meta(ge=0, le=2, description="0 is the highest.")]
 Timeout = Annotated[
-    float, Meta(gt=0, le=3600, extra={"expected": "a finite number of seconds above 0 and at most the server's maxTimeoutSeconds"})
+    float,
+    Meta(
+        gt=0,
+        le=3600,
+        extra={
+            "expected": "a finite number of seconds above 0 and at most the server's maxTimeoutSeconds "
+            f"({BatchConfiguration().max_timeout:g} unless configured)"
+        },
+    ),
 ]
 ModelName = Annotated[str, Meta(min_length=1, max_length=63)]
 

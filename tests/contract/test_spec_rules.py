@@ -94,6 +94,19 @@ def test_names_in_a_list_differ() -> None:
     assert [problem.field for problem in caught.value.problems] == ["spec.load.prometheus[1].name"]
 
 
+def test_names_in_a_list_differ_is_told_beside_what_else_is_wrong_with_its_entries() -> None:
+    source = REQUIRED["PrometheusSource"]
+    with pytest.raises(SpecInvalid) as caught:
+        decode_spec({"load": {"prometheus": [source, source | {"url": "ftp://p"}, source | {"name": 7}, 3]}})
+    found = {problem.field for problem in caught.value.problems}
+    assert found == {
+        "spec.load.prometheus[1].url",
+        "spec.load.prometheus[1].name",
+        "spec.load.prometheus[2].name",
+        "spec.load.prometheus[3]",
+    }
+
+
 def test_scaling_to_zero_is_allowed_with_keda_and_an_activation_query() -> None:
     autoscaling = {"enabled": True, "via": "keda", "minReplicas": 0, "prometheusUrl": "http://p:9090", "activationQuery": "up"}
     assert decode_spec({"autoscaling": autoscaling}).autoscaling.min_replicas == 0
