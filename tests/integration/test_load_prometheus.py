@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -203,6 +204,22 @@ async def test_a_server_that_is_killed_is_no_data_and_one_that_returns_is_read_a
             assert isinstance(held.result, Reading)
             assert "no connection to 127.0.0.1" in strict.result.reason or "connection" in strict.result.reason
             await asyncio.to_thread(server.start)
+            await eventually(lambda: tracker.get_current_load() == 0.5)
+
+
+async def test_a_server_that_hangs_is_given_up_after_its_time_and_read_again_when_it_goes_on(tmp_path: Path) -> None:
+    with prometheus(tmp_path, {}) as server:
+        spec = source(server.url, "vector(0.5)", timeout_seconds=0.2)
+        provider = prometheus_load(spec, time.monotonic, time.time)
+        async with ServerLoadTracker() as tracker:
+            tracker.configure([LoadSource("mine", provider, interval=0.1, stale_after=3600, hold=0)])
+            await eventually(lambda: tracker.get_current_load() == 0.5)
+            server.process.send_signal(signal.SIGSTOP)
+            try:
+                await eventually(lambda: tracker.readings()[0].result == NoData("no answer within 0.2 s"))
+                assert tracker.get_current_load() is None
+            finally:
+                server.process.send_signal(signal.SIGCONT)
             await eventually(lambda: tracker.get_current_load() == 0.5)
 
 

@@ -99,6 +99,39 @@ async def test_rising_load_in_a_real_prometheus_makes_batches_smaller_and_window
                 assert full < high < middle < idle
 
 
+async def test_an_engine_beside_the_server_makes_batches_smaller_as_its_requests_or_its_cache_fill_and_back(tmp_path: Path) -> None:
+    figures = {"num_requests_running": 0.0, "num_requests_waiting": 0.0, "kv_cache_usage_perc": 0.0}
+
+    async def metrics(_request: web.Request) -> web.Response:
+        return web.Response(text="".join(f'vllm:{name}{{engine="0"}} {value}\n' for name, value in figures.items()))
+
+    app = web.Application()
+    app.router.add_get("/metrics", metrics)
+    async with TestServer(app) as engine:
+        load = {"engine": {"url": str(engine.make_url("/")), "maxRequests": 10}}
+        with serving(tmp_path, load, batching=BATCHING) as server:
+            async with client(server) as http:
+
+                async def reached(running: int, waiting: int, cache: float, load: float, size: int) -> None:
+                    """Set the engine's figures, and wait until metrics and JSON show that load and that size of batches."""
+                    figures.update(num_requests_running=running, num_requests_waiting=waiting, kv_cache_usage_perc=cache)
+
+                    async def shown() -> bool:
+                        said, found = await samples(http), await sources(http)
+                        return (
+                            found["engine"]["value"] == said.get('dtesn_load_ratio{provider="engine"}') == load
+                            and said["dtesn_batch_size_current"] == size
+                        )
+
+                    await eventually(shown)
+
+                await reached(5, 0, 0.1, load=0.5, size=16)
+                await reached(7, 3, 0.1, load=1.0, size=8)  # what waits counts too
+                await reached(5, 0, 0.9, load=0.9, size=12)  # the cache is fuller than the slots
+                await reached(0, 0, 0.0, load=0.0, size=24)
+                await reached(5, 0, 0.1, load=0.5, size=16)
+
+
 async def test_what_has_no_data_is_null_with_its_reason_and_absent_from_metrics(tmp_path: Path) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # and never listens
