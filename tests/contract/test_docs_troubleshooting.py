@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -70,9 +71,10 @@ sys.stdout.write(answer.read().decode())
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the configuration file is, and a `curl` for machines without one."""
     made = tmp_path_factory.mktemp("troubleshooting")
-    curl = made / "curl"
-    curl.write_text(CURL.format(python=sys.executable))
-    curl.chmod(0o755)
+    if shutil.which("curl") is None:
+        curl = made / "curl"
+        curl.write_text(CURL.format(python=sys.executable))
+        curl.chmod(0o755)
     return made
 
 
