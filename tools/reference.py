@@ -25,6 +25,9 @@ variable in the last column; numbers, booleans and lists are written as JSON the
 these is an error, except for those that Kubernetes sets for Services (`DTESN_..._SERVICE_HOST` and the like). Unknown fields are errors,
 `null` stands for an absent field, and every problem of a file is reported, not only the first.
 
+Each CPU has a worker that computes with one BLAS thread, which serves most requests per second. `OPENBLAS_NUM_THREADS` (or
+`MKL_NUM_THREADS`) in the environment gives each worker more; `batching.maxConcurrentBatches` then keeps them from taking the same cores.
+
 **Applies** says when a change takes effect: *live* within a second, between two batches; *restart* at the sidecar's next start;
 *operator* when the operator acts on it (the sidecar checks it and ignores it otherwise).
 

@@ -295,13 +295,23 @@ async def test_termination_and_interrupt_are_the_parents_affair(start: Any) -> N
     assert pool.restarts == 0
 
 
-async def test_workers_run_at_a_lower_priority_with_one_blas_thread(start: Any) -> None:
+async def test_workers_run_at_a_lower_priority_with_one_blas_thread(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")  # as images for other programs have it
     pool = await start(command=COMMAND)
     process = psutil.Process(pool.pids[0])
     assert process.nice() == min(19, psutil.Process().nice() + WORKER_NICE)
     assert process.environ()["OPENBLAS_NUM_THREADS"] == "1"
     await compute(pool, entries("abc" * 50))
     assert process.num_threads() == 1
+
+
+async def test_workers_have_more_blas_threads_only_where_the_environment_says_so(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
+    pool = await start(command=COMMAND, model=BIG)
+    got, _ = await compute(pool, entries("abc" * 50, "de" * 70, model=BIG))
+    assert len(got) == 2
+    assert psutil.Process(pool.pids[0]).num_threads() == min(2, len(os.sched_getaffinity(0)))
 
 
 async def test_workers_share_the_pages_of_the_weights(start: Any) -> None:

@@ -19,7 +19,8 @@ COMMAND: Final = (sys.executable, "-P", "-m", "dtesn_sidecar.compute.worker")
 WORKER_NICE: Final = 5
 BUILDER_NICE: Final = 10
 PIPE_BYTES: Final = 1 << 20  # holds the results of a whole batch, so that a worker seldom keeps any
-_ONE_THREAD: Final = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+_THREADS: Final = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")  # the BLAS's own variables: whoever sets one means it
+_ONE_THREAD: Final = dict.fromkeys((*_THREADS, "OMP_NUM_THREADS"), "1")  # the last one is often set for other programs
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,18 +33,19 @@ class Started:
 
 
 def start(command: Sequence[str], nice: int, environment: Mapping[str, str] | None = None) -> Started:
-    """Start `command INBOX OUTBOX NICE`, with one BLAS thread. Raises OSError.
+    """Start `command INBOX OUTBOX NICE`, with one BLAS thread or what the environment says of the BLAS. Raises OSError.
 
     Call it on the thread that lives as long as the child shall: the kernel ends a child when the *thread* that started it ends.
     """
     theirs_in, to = _pipe(ours=1)
     from_, theirs_out = _pipe(ours=0)
+    whole = os.environ if environment is None else environment
     try:
         process = subprocess.Popen(  # noqa: S603 - our own module, or the command of a test
             [*command, str(theirs_in), str(theirs_out), str(nice)],
             pass_fds=(theirs_in, theirs_out),
             stdin=subprocess.DEVNULL,
-            env={**(os.environ if environment is None else environment), **_ONE_THREAD},
+            env={**whole, **_ONE_THREAD, **{name: whole[name] for name in _THREADS if name in whole}},
             start_new_session=True,  # an interrupt typed at a terminal is the parent's affair
         )
     except BaseException:
