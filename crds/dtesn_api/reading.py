@@ -70,6 +70,23 @@ def field_problems(cls: type[Struct], raw: object, path: str = "") -> list[Probl
     return found
 
 
+def known_part(cls: type[Struct], raw: object) -> object:
+    """The value without the fields that the schema does not have, for what was stored under a newer one."""
+    if not isinstance(raw, Mapping):
+        return raw
+    known = {field.wire: field for field in fields(cls)}
+    return {key: _known_value(known[key].kind, value) for key, value in raw.items() if key in known}
+
+
+def _known_value(kind: inspect.Type, raw: object) -> object:
+    for option in options(kind):
+        if isinstance(option, inspect.StructType) and isinstance(raw, Mapping):
+            return known_part(option.cls, raw)
+        if isinstance(option, inspect.VarTupleType | inspect.ListType) and isinstance(raw, list | tuple):
+            return [_known_value(option.item_type, item) for item in raw]
+    return raw
+
+
 def _section(cls: type[S], raw: object, path: str, found: list[Problem], *, cross: bool) -> S | None:
     """The section, or None: where there are problems, and where the rules were left out."""
     before = len(found)

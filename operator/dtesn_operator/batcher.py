@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from dtesn_api.reading import known_part
 from dtesn_api.spec import DTESNBatcherSpec, parse_manifest
 
 
@@ -38,6 +39,15 @@ def batcher_of(manifest: Mapping[str, Any]) -> Batcher:
         status=manifest.get("status") or {},
         deleting="deletionTimestamp" in metadata,
     )
+
+
+def stored(manifest: Mapping[str, Any]) -> Batcher:
+    """The resource as an API server keeps it. Raises `SpecInvalid`.
+
+    Fields that this version does not know are passed over: a newer definition fills in their defaults, and the API server
+    has refused those that nobody knows.
+    """
+    return batcher_of({**manifest, "spec": known_part(DTESNBatcherSpec, manifest.get("spec"))})
 
 
 def unread(manifest: Mapping[str, Any]) -> Batcher:

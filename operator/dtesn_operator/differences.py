@@ -32,12 +32,15 @@ class Difference:
         return "".join(part if not number or part.startswith("[") else f".{part}" for number, part in enumerate(parts))
 
 
-def differences(desired: Manifest, observed: Manifest) -> tuple[Difference, ...]:
-    """What an apply of `desired` would change: fields that are otherwise, and fields on record as ours that are no longer wanted."""
+def differences(desired: Manifest, observed: Manifest, complete: Manifest | None = None) -> tuple[Difference, ...]:
+    """What an apply of `desired` would change: fields that are otherwise, and fields on record as ours that are no longer wanted.
+
+    `complete` is `desired` with the API server's defaults: they are on record too where the object was made by a POST.
+    """
     found = {one.path: one for one in _otherwise(_said(desired), observed, (), ())}
     for entry in observed["metadata"].get("managedFields") or ():
         if entry.get("manager") == names.FIELD_MANAGER and not entry.get("subresource"):
-            for one in _unwanted(entry.get("fieldsV1") or {}, desired, observed, ()):
+            for one in _unwanted(entry.get("fieldsV1") or {}, complete or desired, observed, (), complete is not None):
                 if not any(one.path[: len(path)] == path for path in found):
                     found[one.path] = one
     return tuple(found.values())
@@ -104,8 +107,8 @@ def _labelled(items: Sequence[Any], field: str | None) -> dict[str, Any]:
     return found
 
 
-def _unwanted(fields: Mapping[str, Any], desired: Any, observed: Any, path: tuple[str, ...]) -> Iterator[Difference]:
-    """Fields of a record (`fieldsV1`) that the object has and that nobody wants any more."""
+def _unwanted(fields: Mapping[str, Any], desired: Any, observed: Any, path: tuple[str, ...], defaulted: bool) -> Iterator[Difference]:
+    """Fields of a record (`fieldsV1`) that the object has and that nobody wants any more; with the defaults in `desired` these as well."""
     for token, below in fields.items():
         kind, _, rest = token.partition(":")
         if kind == "f" and isinstance(observed, Mapping):
@@ -116,10 +119,12 @@ def _unwanted(fields: Mapping[str, Any], desired: Any, observed: Any, path: tupl
             label = next((label for label, item in _labelled(observed, field).items() if item is found), rest)
         else:
             continue  # "." is the field itself, "v:" an entry of a list of plain values, which is compared whole
-        if found is not None and wanted is None:
-            yield Difference((*path, label), found, None)
-        elif found is not None and below:
-            yield from _unwanted(below, wanted, found, (*path, label))
+        if found is None:
+            continue
+        if wanted is None or (defaulted and not below and rest != ANNOTATION_APPLIED and wanted != found):
+            yield Difference((*path, label), found, wanted)
+        else:
+            yield from _unwanted(below, wanted, found, (*path, label), defaulted)
 
 
 def _get(value: Any, key: str) -> Any:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from dtesn_api import names
 from dtesn_api.problems import SpecInvalid
 from dtesn_api.spec import DTESNBatcherSpec
-from dtesn_operator.batcher import Batcher, batcher_of
+from dtesn_operator.batcher import Batcher, stored
 from dtesn_operator.desired import Cluster, current_image, live_settings
 from dtesn_operator.kinds import Manifest
 from dtesn_operator.resources.claim_template import claim_template_name
@@ -59,7 +59,7 @@ def inject(pod: Mapping[str, Any], resource: Mapping[str, Any] | None, cluster: 
     if resource is None:
         return _refused(name, "there is no such DTESNBatcher in this namespace")
     try:
-        batcher = batcher_of(resource)
+        batcher = stored(resource)
         check_template(batcher.spec)
     except SpecInvalid as error:
         return _refused(name, error.problems[0].message)

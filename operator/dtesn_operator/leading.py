@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 WORKERS: Final = 16
 RESYNC_EVERY: Final = 300.0
-INJECTED_EVERY: Final = 30.0
+INJECTED_EVERY: Final = 15.0
 RETRY: Final = 2.0
 CATCH_UP: Final = 5.0
 

@@ -26,7 +26,7 @@ class Reading:
     @property
     def fresh(self) -> bool:
         """Whether some source of load has data in some pod."""
-        return any(_loaded(body) for body in self.bodies)
+        return any(_load(body) is not None for body in self.bodies)
 
 
 def observed_of(bodies: Sequence[Mapping[str, Any]]) -> Observed | None:
@@ -36,7 +36,7 @@ def observed_of(bodies: Sequence[Mapping[str, Any]]) -> Observed | None:
     figures = [body.get("metrics") or {} for body in bodies]
     pending = [body["pending_requests"] for body in bodies if isinstance(body.get("pending_requests"), int)]
     return Observed(
-        load=_two_digits(_numbers(figures, "avg_server_load"), fmean),
+        load=_two_digits([load for body in bodies if (load := _load(body)) is not None], fmean),
         batch_size=_two_digits(_numbers(bodies, "current_batch_size"), fmean),
         requests_per_second=_two_digits(_numbers(figures, "requests_per_second"), sum),
         throughput_improvement=_two_digits(_numbers(figures, "throughput_improvement"), fmean),
@@ -66,9 +66,12 @@ def _band(value: float | None, edges: Sequence[float]) -> int | None:
     return None if value is None else sum(value >= edge for edge in edges)
 
 
-def _loaded(body: Mapping[str, Any]) -> bool:
-    sources = body.get("server_load") or {}
-    return any(isinstance(source, Mapping) and source.get("value") is not None for source in sources.values())
+def _load(body: Mapping[str, Any]) -> float | None:
+    """The mean of a pod's sources by their weights; None where none has data."""
+    sources = (body.get("server_load") or {}).values()
+    readings = [(one["value"], one.get("weight", 1.0)) for one in sources if isinstance(one, Mapping) and one.get("value") is not None]
+    weights = sum(weight for _, weight in readings)
+    return sum(value * weight for value, weight in readings) / weights if weights > 0 else None
 
 
 def _numbers(bodies: Sequence[Mapping[str, Any]], name: str) -> list[float]:

@@ -8,7 +8,7 @@ from typing import Final
 
 from dtesn_api.problems import SpecInvalid
 from dtesn_operator import observe, status
-from dtesn_operator.batcher import batcher_of
+from dtesn_operator.batcher import stored
 from dtesn_operator.observe import Reading
 from dtesn_operator.pods import pods_of
 from dtesn_operator.reconcile import Memory, Reconciler
@@ -43,7 +43,7 @@ class Rounds:
         if manifest is None or memory is None or self._skipped(manifest["metadata"]["uid"]):
             return
         try:
-            batcher = batcher_of(manifest)
+            batcher = stored(manifest)
         except SpecInvalid:
             return
         ready = [pod for pod in pods_of(self._reconciler.store.pods(key)) if pod.ready and pod.ip]

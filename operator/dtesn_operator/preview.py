@@ -15,12 +15,13 @@ from dtesn_api import names
 from dtesn_api.problems import SpecInvalid
 from dtesn_api.status import Reason
 from dtesn_operator.apply import kind_missing, name_conflict, tried
-from dtesn_operator.batcher import Batcher, batcher_of
+from dtesn_operator.batcher import Batcher, stored
 from dtesn_operator.client import Client, path_of
 from dtesn_operator.desired import Cluster, Desired, desired
 from dtesn_operator.differences import Difference, differences, merged
+from dtesn_operator.errors import ApiFailed
 from dtesn_operator.kinds import DEPLOYMENT, OWNED, Kind, Manifest, ObjectKey, key_of
-from dtesn_operator.plan import Action, Apply, Create, Delete, Plan, allowed, plan
+from dtesn_operator.plan import Apply, Create, Delete, Plan, allowed, plan
 from dtesn_operator.status import Trouble
 
 LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
@@ -65,10 +66,10 @@ async def preview(client: Client, manifest: Manifest, cluster: Cluster, field_ma
     after = await _applied(client, key, manifest, before, field_manager)
     resource = _of_resource(key, before, after)
     uid = "" if before is None else before["metadata"]["uid"]  # that of a dry run is nobody's
-    stored = {**after, "metadata": {**after["metadata"], "uid": uid}}
+    kept = {**after, "metadata": {**after["metadata"], "uid": uid}}
     workload = await client.get(ObjectKey(DEPLOYMENT, key.namespace, key.name))
     try:
-        batcher = batcher_of(stored)
+        batcher = stored(kept)
         wanted = desired(batcher, cluster, workload)
     except SpecInvalid as error:
         return Preview(resource, troubles=(Trouble(Reason.SPEC_INVALID, "; ".join(one.message for one in error.problems)),))
@@ -78,7 +79,9 @@ async def preview(client: Client, manifest: Manifest, cluster: Cluster, field_ma
     ahead = plan(uid, wanted.objects, observed)
     if batcher.spec.template is not None and (trouble := await _template_trouble(client, ahead)) is not None:
         return Preview(resource, troubles=(trouble,))
-    return Preview(resource, _of_owned(wanted, ahead, observed), _troubles(wanted, ahead))
+    applies = [action for action in ahead.actions if isinstance(action, Apply)]
+    changed = {one.key: differences(one.manifest, observed[one.key], await _complete(client, one)) for one in applies}
+    return Preview(resource, _of_owned(wanted, ahead, observed, changed), _troubles(wanted, ahead))
 
 
 async def optional_kinds(client: Client) -> frozenset[Kind]:
@@ -157,24 +160,39 @@ def _of_resource(key: ObjectKey, before: Manifest | None, after: Manifest) -> Ch
     return Change(key, "change" if found else "keep", found)
 
 
-def _of_owned(wanted: Desired, ahead: Plan, observed: Mapping[ObjectKey, Manifest]) -> tuple[Change, ...]:
+async def _complete(client: Client, action: Apply) -> Manifest | None:
+    """What is applied with the API server's defaults, from a dry run under another name; None where that is not allowed or refused."""
+    metadata = {name: value for name, value in action.manifest["metadata"].items() if name != "uid"}
+    try:
+        return await client.create(
+            {**action.manifest, "metadata": {**metadata, "name": f"{action.key.name}-plan"}}, action.key.kind, dry_run=True
+        )
+    except ApiFailed as error:
+        if not error.of_the_object and not error.conflict:
+            raise
+        return None
+
+
+def _of_owned(
+    wanted: Desired, ahead: Plan, observed: Mapping[ObjectKey, Manifest], changed: Mapping[ObjectKey, tuple[Difference, ...]]
+) -> tuple[Change, ...]:
     """In the order of applying, what goes last."""
     actions = {action.key: action for action in allowed(ahead)}
-    kept = [_of_wanted(manifest, actions, ahead, observed) for manifest in wanted.objects]
-    return (*kept, *(Change(key, "delete") for key, action in actions.items() if isinstance(action, Delete)))
-
-
-def _of_wanted(manifest: Manifest, actions: Mapping[ObjectKey, Action], ahead: Plan, observed: Mapping[ObjectKey, Manifest]) -> Change:
-    key = key_of(manifest)
-    action = actions.get(key)
-    if key in ahead.conflicts:
-        return Change(key, "conflict")
-    if isinstance(action, Create):
-        return Change(key, "create", manifest=action.manifest)
-    if isinstance(action, Apply):
-        return Change(key, "change", differences(action.manifest, observed[key]))
-    later = key not in observed or "deletionTimestamp" in observed[key]["metadata"]
-    return Change(key, "wait" if later else "keep", manifest=manifest if later else None)
+    found: list[Change] = []
+    for manifest in wanted.objects:
+        key = key_of(manifest)
+        action = actions.get(key)
+        if key in ahead.conflicts:
+            found.append(Change(key, "conflict"))
+        elif isinstance(action, Create):
+            found.append(Change(key, "create", manifest=action.manifest))
+        elif isinstance(action, Apply):
+            found.append(Change(key, "change", changed[key]))
+        elif key not in observed or "deletionTimestamp" in observed[key]["metadata"]:
+            found.append(Change(key, "wait", manifest=manifest))
+        else:
+            found.append(Change(key, "keep"))
+    return (*found, *(Change(key, "delete") for key, action in actions.items() if isinstance(action, Delete)))
 
 
 def _troubles(wanted: Desired, ahead: Plan) -> tuple[Trouble, ...]:

@@ -11,7 +11,7 @@ from dtesn_api.problems import SpecInvalid
 from dtesn_api.status import Reason
 from dtesn_operator import following, observe, status
 from dtesn_operator.apply import Outcome, carry_out, kind_missing, name_conflict, tried
-from dtesn_operator.batcher import Batcher, batcher_of, unread
+from dtesn_operator.batcher import Batcher, stored, unread
 from dtesn_operator.client import Client
 from dtesn_operator.desired import Cluster, Desired, desired
 from dtesn_operator.errors import ApiFailed
@@ -79,7 +79,7 @@ class Reconciler:
         memory = self.memories.setdefault(manifest["metadata"]["uid"], Memory())
         workload = self.store.get(ObjectKey(DEPLOYMENT, key.namespace, key.name))
         try:
-            batcher = batcher_of(manifest)
+            batcher = stored(manifest)
             wanted = desired(batcher, self.cluster, workload)
         except SpecInvalid as error:
             return await self._hold(manifest, memory, key, _invalid(error))
