@@ -68,6 +68,7 @@ async def test_an_open_breaker_says_what_it_does_and_when_it_probes(browser: Bro
             page = watched.page
             await live(page)
             assert await post(server, {"input_data": "broken"}) == [500]
+            await expect(page.locator("#breaker-rule")).to_have_text("1 failed batch")
             await expect(page.locator("#breaker-words")).to_have_text("Open")
             await expect(page.locator("#breaker-meaning")).to_have_text(re.compile(r"requests run one by one\. The next probe is in \d+"))
             assert await post(server, {"input_data": "one"}, {"input_data": "another"}) == [200, 200]

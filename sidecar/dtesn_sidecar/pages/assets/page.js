@@ -134,7 +134,9 @@ async function showConfig() {
     say(byId("window"), inWords(batching.performanceWindowSize, "count"));
     const { lowLoadThreshold: low, highLoadThreshold: high } = batching;
     charts.get("load")?.mark([low, high], `thresholds ${inWords(low, "percent")}, ${inWords(high, "percent")}`);
-    say(byId("breaker-rule"), batching.enableCircuitBreaker ? `${batching.failureThreshold} failed batches in a row` : "never: it is switched off");
+    const { enableCircuitBreaker: breaks, failureThreshold: failures } = batching;
+    const rule = failures === 1 ? "1 failed batch" : `${inWords(failures, "count")} failed batches in a row`;
+    say(byId("breaker-rule"), breaks ? rule : "never: it is switched off");
     say(byId("footer"), `Version ${config.version}.`);
     const wrong = config.reload_errors.map((/** @type {{message: string}} */ error) => error.message);
     const waits = config.needs_restart.length === 0 ? "" : `These changes wait for a restart: ${config.needs_restart.join(", ")}.`;
