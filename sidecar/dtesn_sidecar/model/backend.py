@@ -79,6 +79,9 @@ class Backend(Protocol):
     def narrow(self, a: Array, out: Array) -> None:
         """out = a in the dtype of `out`."""
 
+    def sum_steps(self, rows: Array, steps: int, out: Array) -> object:
+        """out[k] = the sum of row k of each step, of which each has as many rows as `out`."""
+
     def sum_by_owner(self, rows: Array, owners: Array, count: int) -> Array:
         """A new array [count, N]: row k is the sum of the rows whose owner is k."""
 
@@ -143,7 +146,12 @@ class NumPyBackend:
             out[...] = computed[:count]
 
     def _tiled(self, rows: Array, matrix: Array, out: Array, tiles: Cut) -> None:
-        for left in range(0, matrix.shape[1], tiles.width):
+        outer = matrix.shape[1]
+        if outer % tiles.width == 0:  # all strips in one call: strided views of both
+            shape = (-1, outer // tiles.width, tiles.width)
+            np.matmul(rows, matrix.reshape(shape).transpose(1, 0, 2), out.reshape(shape).transpose(1, 0, 2))
+            return
+        for left in range(0, outer, tiles.width):
             right = left + tiles.width
             np.matmul(rows, matrix[:, left:right], out[:, left:right])
 
@@ -166,6 +174,10 @@ class NumPyBackend:
     def narrow(self, a: Array, out: Array) -> None:
         """A rounded copy."""
         np.copyto(out, a, casting="same_kind")
+
+    def sum_steps(self, rows: Array, steps: int, out: Array) -> object:
+        """Added one after the other."""
+        return np.add.reduce(rows.reshape(steps, *out.shape), axis=0, out=out)
 
     def sum_by_owner(self, rows: Array, owners: Array, count: int) -> Array:
         """By a product with the indicator matrix: cheap beside the step's own products."""
@@ -268,6 +280,11 @@ class ArrayBackend:
     def narrow(self, a: Array, out: Array) -> None:
         """A rounded copy on the device."""
         out[...] = self._xp.astype(a, out.dtype)
+
+    def sum_steps(self, rows: Array, steps: int, out: Array) -> object:
+        """One reduction."""
+        out[...] = self._xp.sum(self._xp.reshape(rows, (steps, *out.shape)), axis=0)
+        return out
 
     def sum_by_owner(self, rows: Array, owners: Array, count: int) -> Array:
         """By a product with the indicator matrix, made on the device."""

@@ -5,7 +5,8 @@ Which rows a step has is decided in `packing`; who calls these, layer by layer, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 
 from dtesn_sidecar.model.backend import Array
 from dtesn_sidecar.model.stack import Buffers, Layer, Stack
@@ -29,6 +30,10 @@ WIDE = 32
 """Rows a step from which the bias is added step by step, in cache; with fewer, to the whole block, in one call."""
 
 
+SUM_ROWS, SUM_STEPS = 256, 4
+"""Rows whose states are still in a core's cache when they are added to the totals, and steps from which that saves calls enough."""
+
+
 def chains(
     stack: Stack, weights: Layer, counts: Sequence[int], rows: Array, held: Array, totals: Array, buffers: Buffers, *, biased: bool
 ) -> Array:
@@ -40,31 +45,46 @@ def chains(
     backend, bias, recurrent = stack.backend, weights.bias, weights.recurrent
     add, multiply, tanh, product = backend.add, backend.multiply, backend.tanh, backend.product
     leak, keep = stack.leak, stack.keep
-    start, size = 0, -1
-    for count in counts:
-        state = rows[start : start + count, ...]
-        if count != size:
-            size, drive, total = count, buffers.product[:count, ...], totals[:count, ...]
-        if held is None:
-            if not biased:
-                add(state, bias, state)
-            tanh(state, state)
-            multiply(state, leak, state)
+    start = 0
+    for count, steps in _alike(counts):
+        drive, total, first = buffers.product[:count, ...], totals[:count, ...], start
+        if held is not None:
+            held = held[:count, ...]
+        for _ in range(steps):
+            state = rows[start : start + count, ...]
+            if held is None:
+                if not biased:
+                    add(state, bias, state)
+                tanh(state, state)
+                multiply(state, leak, state)
+            else:
+                product(held, recurrent, drive)
+                if not biased:
+                    add(drive, bias, drive)
+                add(drive, state, drive)
+                tanh(drive, drive)
+                multiply(drive, leak, drive)
+                multiply(held, keep, state)
+                add(state, drive, state)
+            held = state
+            start += count
+        if steps > 1:
+            backend.sum_steps(rows[first:start, ...], steps, drive)
+            add(total, drive, total)
         else:
-            if held.shape[0] != count:
-                held = held[:count, ...]
-            product(held, recurrent, drive)
-            if not biased:
-                add(drive, bias, drive)
-            add(drive, state, drive)
-            tanh(drive, drive)
-            multiply(drive, leak, drive)
-            multiply(held, keep, state)
-            add(state, drive, state)
-        add(total, state, total)
-        held = state
-        start += count
+            add(total, held, total)
     return held
+
+
+def _alike(counts: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """(rows, steps) of stretches of steps of equally many rows: of SUM_ROWS together, or of one step where that would be few."""
+    for count, same in groupby(counts):
+        left, most = len(list(same)), SUM_ROWS // count
+        if most < SUM_STEPS:
+            most = 1
+        while left > 0:
+            yield count, min(left, most)
+            left -= most
 
 
 Gain = Callable[[Array], None]

@@ -15,12 +15,18 @@ PACKING_NOTHING = frozenset({"SkylakeX", "Cooperlake", "SapphireRapids"})
 SMALL_PRODUCT = 1_000_000
 """Multiply-adds up to which they take it."""
 
-FEW_VALUES = 24_576
-"""Values in the rows from which they win with whole products: 48 rows at N = 512."""
+FEW_VALUES = 30_720
+"""Values in the rows from which they win with whole products: 60 rows at N = 512."""
+
+NARROW, WIDE = 32, 64
+"""Columns of a strip of which they compute six rows at a time, and from which four."""
+
+SMALL, MIDDLING, LARGE = 256**2, 512**2, 1024**2
+"""Sizes of a matrix: from SMALL on rows added to it pay, up to MIDDLING a core's cache holds it, beyond LARGE strips never pay."""
 
 MOST_PADDED = 64
 WIDEST_PADDED = 1024
-"""Rows, and values in each, up to which rows are added to fill the kernel's own four."""
+"""Rows, and values in each, up to which rows are added to fill what the kernel computes at a time."""
 
 ONE_BY_ONE = 6
 """Rows up to which the kernels that pack are slower than as many products of a vector, which pack nothing."""
@@ -45,24 +51,38 @@ def cut(rows: int, inner: int, outer: int, kernels: str | None) -> Cut | None:
 def _strips(rows: int, inner: int, outer: int) -> Cut | None:
     """Tiles small enough to pack nothing.
 
-    4, 8, 16, 32 and 48 rows take 77, 94, 140, 227 and 315 us whole and 25, 46, 89, 190 and 260 us in strips of columns; at N = 1,024 strips
-    win up to 12 rows, beyond that size never, and there up to 3 rows are cheaper one by one. 3 and 7 rows take 27 and 35 us, but 16 and 30
-    us with one more; at N = 256 6.2 and 8.7 us, but 4.6 and 7.4 us.
+    Their kernel computes six rows at a time in strips of NARROW columns, and four at a time (a tenth slower) in wider ones. One or two that
+    are over take as long as a whole turn, three take two: these are filled up. At N = 512 6, 12, 24 and 36 rows take 68, 63, 88 and 112 us
+    whole and 18, 31, 58 and 89 us so; 4, 8, 16 and 20 rows take 54, 64, 75 and 87 us whole and 14, 23, 42 and 54 us in wider strips. At
+    N = 1,024 wide strips win up to 14 rows, and 2 rows are cheaper one by one; beyond that size strips never win, nor do 3 rows together.
     """
     size = inner * outer
-    if rows in (3, 7) and 256 <= inner <= 512 and size <= 512**2:
-        rows += 1
-        if rows * size <= SMALL_PRODUCT:
-            return Cut(rows, rows, outer)
-    if rows * size <= SMALL_PRODUCT or rows * inner > FEW_VALUES:
-        return None
-    if rows <= 3 and (size > 1024**2 or (rows == 3 and size > 512**2)):
+    if size > MIDDLING and rows <= (2 if size <= LARGE else 3):
         return Cut(rows, 1, outer)
-    width = outer
-    while rows * inner * width > SMALL_PRODUCT:
-        width = (width + 1) // 2
-    least = 32 if size <= 512**2 else 64
-    return Cut(rows, rows, width) if width >= least and size <= 1024**2 else None
+    if size > LARGE or rows * inner > FEW_VALUES or rows + 3 > MOST_PADDED or max(inner, outer) > WIDEST_PADDED:
+        return None
+    wide, narrow = (_filled(rows, turn) if size >= SMALL else rows for turn in (4, 6))
+    width = _width(wide, inner, outer)
+    if size <= MIDDLING and width < outer and (width < WIDE or _turns(narrow, 6) <= 1.1 * _turns(wide, 4)):
+        return Cut(narrow, narrow, NARROW) if outer > NARROW and narrow * inner * NARROW <= SMALL_PRODUCT else None
+    return Cut(wide, wide, width) if width >= min(WIDE, outer) and (wide, width) != (rows, outer) else None
+
+
+def _turns(rows: int, turn: int) -> int:
+    """Rows of all turns that it takes."""
+    return rows + -rows % turn
+
+
+def _filled(rows: int, turn: int) -> int:
+    """So many rows, up to the next turn where three or more are over."""
+    return _turns(rows, turn) if rows % turn > 2 else rows
+
+
+def _width(rows: int, inner: int, outer: int) -> int:
+    """Columns of the widest strips that are small enough, by halving."""
+    while rows * inner * outer > SMALL_PRODUCT:
+        outer = (outer + 1) // 2
+    return outer
 
 
 def _padded(rows: int, inner: int, outer: int) -> Cut | None:
