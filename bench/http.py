@@ -14,10 +14,11 @@ from bench.drive import Sidecar, sidecar
 from bench.improvement import improvement
 from bench.plans import Outcome, Plan
 from bench.results import Curves, Part, Table, Target, figure, load_part
-from bench.section import Bench, Measure, arguments, main
+from bench.section import Attempt, Bench, Measure, arguments, main
 from bench.stats import abba, median_interval, quantile
 
 SIDES = ("direct", "batched")
+UTILISATION_BLOCKS = 16  # a ratio of two p99 varies by tens of percent, and its interval must end below 1.15
 
 
 async def settle(bench: Bench, server: Sidecar) -> None:
@@ -170,15 +171,19 @@ async def lone_client(bench: Bench) -> Part:
     )
 
 
-async def stretch(bench: Bench, server: Sidecar, plan: Plan) -> tuple[Outcome, float, float]:
-    """A stretch of load with the items and places of the batches closed in its measured time."""
-    running = asyncio.create_task(bench.run(plan, tries=1))
-    await asyncio.sleep(plan.warm_up)
-    before = await asyncio.to_thread(server.counters)
-    outcome = await running
-    after = await asyncio.to_thread(server.counters)
-    items, places = (after[name] - before[name] for name in ("dtesn_batch_items_total", "dtesn_batch_places_total"))
-    return outcome, items, places
+async def stretch(bench: Bench, server: Sidecar, plan: Plan, *, tries: int = 4) -> tuple[Outcome, float, float]:
+    """A stretch of load with the items and places of the batches closed in its measured time; again where it was spoilt."""
+    found: list[tuple[Attempt, float, float]] = []
+    while not found or (found[-1][0].spoilt and len(found) < tries):
+        running = asyncio.create_task(bench.attempt(plan))
+        await asyncio.sleep(plan.warm_up)
+        before = await asyncio.to_thread(server.counters)
+        attempt = await running
+        after = await asyncio.to_thread(server.counters)
+        items, places = (after[name] - before[name] for name in ("dtesn_batch_items_total", "dtesn_batch_places_total"))
+        found.append((attempt, items, places))
+    attempt, items, places = min(found, key=lambda each: each[0].order())
+    return bench.keep(attempt), items, places
 
 
 async def utilisation(bench: Bench, share: float) -> Part:
@@ -188,7 +193,7 @@ async def utilisation(bench: Bench, share: float) -> Part:
     p99: dict[bool, list[float]] = {False: [], True: []}
     async with sidecar() as server:
         await settle(bench, server)
-        for block, ours in abba(bench.blocks()):
+        for block, ours in abba(int(bench.span(UTILISATION_BLOCKS, 2))):
             if len(speeds) == block:
                 bench.at(f"block {block + 1}, saturated")
                 await server.reconfigure(strategy="load_aware")

@@ -116,6 +116,8 @@ def markdown(folder: Path) -> str:
         machine = environments[0]
         where = f"Measured on {machine['cores']} cores of {machine['cpu']}, Python {machine['python']}, NumPy {machine['numpy']}; "
         where += f"OpenBLAS kernels {machine['blas']}; " if machine.get("blas") else ""
+        commits = dict.fromkeys(each["commit"] for each in environments if each.get("commit"))
+        where += f"commit {', '.join(commits)}; " if commits else ""
         where += "bootstrap 95 % intervals.\n\n"
     rows = ["| what | measured | interval | wanted | met |", "| --- | ---: | ---: | ---: | --- |"]
     for target in targets:

@@ -5,9 +5,11 @@ A section (`http`, `overload`, ...) has parts; running one part again replaces t
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -115,7 +117,20 @@ def environment() -> dict[str, Any]:
         "numpy": np.__version__,
         "blas": kernels(),
         "system": f"{platform.system()} {platform.release().split('-')[0]}",
+        "commit": commit(),
     }
+
+
+@functools.cache
+def commit() -> str | None:
+    """The commit that is measured, with `-dirty` where files differ from it; None where that is not known."""
+    try:
+        asked = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--exclude=*"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=10
+        )
+    except OSError:
+        return None
+    return asked.stdout.strip() or None
 
 
 def _lines(path: str) -> list[str]:

@@ -48,6 +48,17 @@ def test_the_figures_say_which_kernels_of_the_blas_they_belong_to(blas: str | No
     assert told in report.markdown(tmp_path).splitlines()[0]
 
 
+def test_the_figures_name_every_commit_that_they_are_of(tmp_path: Path) -> None:
+    machine = {"cores": 2, "cpu": "a processor", "python": "3.11", "numpy": "2.4"}
+    parts = {
+        name: {"targets": [], "curves": [], "environment": machine | {"commit": of}}
+        for name, of in (("a", "abc"), ("b", "def"), ("c", "abc"))
+    }
+    (tmp_path / "http.json").write_text(json.dumps({"parts": parts}))
+    (tmp_path / "simulated.json").write_text(json.dumps({"targets": [{"what": "x", "value": 1.0, "bound": "<= 1.05"}]}))
+    assert "; commit abc, def; " in report.markdown(tmp_path).splitlines()[0]
+
+
 def test_faults_are_summed_and_a_failed_further_check_is_not_lost(tmp_path: Path) -> None:
     counts = [
         ("a: lost", 0),
