@@ -74,8 +74,9 @@ class ControlPlane(Cluster):
         self._start_etcd()
         self._start_api_server()
         if first:  # server-side: some definitions are longer than the annotation of a client-side apply
-            self.kubectl("apply", "--server-side", *(f"--filename={file}" for file in first))
-            self.kubectl("wait", "--for=condition=Established", *(f"--filename={file}" for file in first))
+            files = [f"--filename={file}" for file in first]
+            self.kubectl("apply", "--server-side", *files)
+            until(lambda: self.kubectl("wait", "--for=condition=Established", *files), what="the kinds")  # refused where there is none yet
         if controllers:
             self._start_controllers()
             if nodes:
@@ -131,7 +132,7 @@ class ControlPlane(Cluster):
             *(f"--requestheader-client-ca-file={pki}/ca.crt", "--requestheader-allowed-names=front-proxy"),
             *("--requestheader-extra-headers-prefix=X-Remote-Extra-", "--requestheader-group-headers=X-Remote-Group"),
             *("--requestheader-username-headers=X-Remote-User", f"--proxy-client-cert-file={pki}/front-proxy.crt"),
-            *(f"--proxy-client-key-file={pki}/front-proxy.key", "--enable-aggregator-routing=true"),
+            f"--proxy-client-key-file={pki}/front-proxy.key",
             *(f"--audit-policy-file={policy}", f"--audit-log-path={self._audit}", "--audit-log-mode=blocking-strict"),
             *("--max-requests-inflight=1000", "--max-mutating-requests-inflight=500", *self.api_server_flags()),
         ]

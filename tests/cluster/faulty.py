@@ -41,22 +41,27 @@ class Call:
 
 
 class FaultyWay:
-    """A reverse proxy in a thread of its own. `fault` decides for every call; `calls` are those that arrived."""
+    """A reverse proxy in a thread of its own. `calls` are those that arrived.
 
-    def __init__(self, cluster: Cluster) -> None:
+    `fault` decides for every call. While it does, nothing else is passed on: it may take its time to change the cluster.
+    """
+
+    def __init__(self, cluster: Cluster, tag: str) -> None:
         self.fault: Callable[[Call], Fault] = lambda _call: None
         self.calls: list[Call] = []
+        self.expired = 0  # watches that the API server ended with 410 Gone
         self.url = ""
         self._cluster = cluster
-        self._watches: set[web.Request] = set()
+        self._tag = tag
+        self._watches: set[asyncio.Transport] = set()
         self._loop = asyncio.new_event_loop()
         self._ended = asyncio.Event()
 
     @classmethod
     @contextmanager
-    def to(cls, cluster: Cluster) -> Iterator[FaultyWay]:
-        """One for the block."""
-        way = cls(cluster)
+    def to(cls, cluster: Cluster, tag: str = "") -> Iterator[FaultyWay]:
+        """One for the block. The audit log shows the tag behind the agent of whoever comes this way."""
+        way = cls(cluster, tag)
         ready = threading.Event()
         thread = threading.Thread(target=lambda: way._loop.run_until_complete(way._serve(ready)), name="faulty-way")
         thread.start()
@@ -74,13 +79,15 @@ class FaultyWay:
         return asyncio.run_coroutine_threadsafe(self._cut(), self._loop).result(30)
 
     async def _cut(self) -> int:
-        cut = [request for request in self._watches if _cut(request)]
+        cut, self._watches = self._watches, set()
+        for connection in cut:
+            connection.abort()
         return len(cut)
 
     async def _serve(self, ready: threading.Event) -> None:
         application = web.Application(client_max_size=64 << 20)
         application.router.add_route("*", "/{path:.*}", self._answer)
-        runner = web.AppRunner(application, access_log=None, shutdown_timeout=0)
+        runner = web.AppRunner(application, access_log=None, shutdown_timeout=0, handler_cancellation=True)
         tls = self._cluster.tls
         async with ClientSession(connector=TCPConnector(ssl=tls, limit=0), timeout=ClientTimeout(total=None), auto_decompress=False) as up:
             application[_UP] = up
@@ -104,41 +111,42 @@ class FaultyWay:
             await self._ended.wait()
         if fault is not None:
             _cut(request)
-            return web.Response(status=500)  # into a connection that is gone
+            return web.Response()  # into a connection that is gone
         try:
             return await self._pass_on(request, call)
-        except ClientError:
+        except (ClientError, ConnectionError):  # the API server is away, or whoever asked
             _cut(request)
-            return web.Response(status=502)
+            return web.Response()
 
     async def _pass_on(self, request: web.Request, call: Call) -> web.StreamResponse:
         headers = {name: value for name, value in request.headers.items() if name.lower() not in _HOP}
         headers = headers if "Authorization" in headers else {**headers, **self._cluster.headers}
+        headers["User-Agent"] = headers.get("User-Agent", "") + self._tag
         url, body = f"{self._cluster.url}{request.raw_path}", await request.read()
         async with request.app[_UP].request(request.method, url, headers=headers, data=body or None) as answer:
             kept = {name: value for name, value in answer.headers.items() if name.lower() not in _HOP}
             response = web.StreamResponse(status=answer.status, headers=kept)
             await response.prepare(request)
-            if call.watch:
-                self._watches.add(request)
+            connection = request.transport
+            if call.watch and connection is not None:
+                self._watches.add(connection)
             try:
                 async for chunk in answer.content.iter_any():
+                    self.expired += call.watch and b'"code":410' in chunk
                     await response.write(chunk)
                 await response.write_eof()
             finally:
-                self._watches.discard(request)
+                self._watches.discard(connection)
             return response
 
 
 _UP = web.AppKey("up", ClientSession)
 
 
-def _cut(request: web.Request) -> bool:
+def _cut(request: web.Request) -> None:
     """End the connection at once, without an answer."""
-    if (transport := request.transport) is None:
-        return False
-    transport.abort()
-    return True
+    if request.transport is not None:
+        request.transport.abort()
 
 
 def _refusal(status: int) -> web.Response:

@@ -3,8 +3,8 @@
 control_plane       one for the whole run: a new one, or that of `--kubeconfig FILE` (or $DTESN_TEST_KUBECONFIG)
 namespace           a namespace of the test's own in it
 dry_runs            what its API server makes of specs, without storing them
-own_control_plane   a function that starts one for a single test, to be stopped, hung and made forget
-keda                a control plane in which KEDA runs, for the tests of a module
+own_control_plane   a new one for the tests of a module, to be stopped, hung and made forget
+keda                a new one in which KEDA runs, for the tests of a module
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.cluster.cluster import Cluster
@@ -64,17 +63,12 @@ def dry_runs(control_plane: Cluster) -> Iterator[DryRuns]:
         yield requests
 
 
-@pytest.fixture
-def own_control_plane(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable[..., ControlPlane]]:
-    """Starts control planes (arguments: those of `ControlPlane.started`) that end with the test."""
-    with ExitStack() as stack:
-
-        def start(**options: Any) -> ControlPlane:
-            folder = tmp_path / f"cluster-{next(_numbers)}"
-            stack.enter_context(_kept_logs(request, folder, request.node.name))
-            return stack.enter_context(ControlPlane.started(folder, **options))
-
-        yield start
+@pytest.fixture(scope="module")
+def own_control_plane(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[ControlPlane]:
+    """One of the module's own, with the resource's definition: its processes may be killed and stopped, if they are back afterwards."""
+    folder = tmp_path_factory.mktemp("own")
+    with _kept_logs(request, folder, request.node.name), ControlPlane.started(folder, first=CRDS) as plane:
+        yield plane
 
 
 @pytest.fixture(scope="module")
@@ -85,15 +79,15 @@ def keda(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
         yield found
 
 
-def _kept_logs(request: pytest.FixtureRequest, folder: Path, name: str) -> AbstractContextManager[object]:
-    """Copies the logs to test-artefacts/cluster where a test failed meanwhile."""
-    failed = request.session.testsfailed
-
-    def keep() -> None:
-        if request.session.testsfailed > failed:
-            shutil.rmtree(ARTEFACTS / name, ignore_errors=True)
-            shutil.copytree(folder / "logs", ARTEFACTS / name)
-
-    stack = ExitStack()
-    stack.callback(keep)
-    return stack
+@contextmanager
+def _kept_logs(request: pytest.FixtureRequest, folder: Path, name: str) -> Iterator[None]:
+    """Copies the logs to test-artefacts/cluster where a test failed meanwhile, or the block did."""
+    failed, kept = request.session.testsfailed, ARTEFACTS / name
+    shutil.rmtree(kept, ignore_errors=True)
+    whole = False
+    try:
+        yield
+        whole = request.session.testsfailed == failed
+    finally:
+        if not whole:
+            shutil.copytree(folder / "logs", kept)
