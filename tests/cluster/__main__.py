@@ -16,9 +16,7 @@ import time
 from pathlib import Path
 
 from tests.cluster.build import MissingPrerequisite, binary, cache_folder
-from tests.cluster.control_plane import ControlPlane
-
-CRDS = Path(__file__).resolve().parents[2] / "crds"
+from tests.cluster.control_plane import CRDS, ControlPlane
 
 
 def main() -> int:
@@ -64,8 +62,7 @@ def serve() -> int:
     folder().mkdir(parents=True, exist_ok=True)
     (folder() / "pid").write_text(str(os.getpid()))
     try:
-        with ControlPlane.started(folder()) as plane:
-            plane.kubectl("apply", "-f", str(CRDS))
+        with ControlPlane.started(folder(), first=CRDS) as plane:
             (folder() / "ready").touch()
             print(f"export KUBECONFIG={plane.kubeconfig}", flush=True)
             signal.pause()
