@@ -61,6 +61,9 @@ class Backend(Protocol):
     def product(self, rows: Array, matrix: Array, out: Array) -> None:
         """out = rows @ matrix."""
 
+    def product_into(self, matrix: Array, out: Array) -> Callable[[Array], object]:
+        """The same for many rows in turn, as many each time as `out` has: what takes them."""
+
     def add(self, a: Array, b: Array, out: Array) -> object:
         """out = a + b, with broadcasting."""
 
@@ -125,42 +128,49 @@ class NumPyBackend:
 
     def product(self, rows: Array, matrix: Array, out: Array) -> None:
         """One BLAS product, or tiles of it (`tiling`), or small ones over strided views of blocks."""
-        count = rows.shape[0]
+        self.product_into(matrix, out)(rows)
+
+    def product_into(self, matrix: Array, out: Array) -> Callable[[Array], object]:
+        """With every view but that of the rows made once."""
+        count = out.shape[0]
         if matrix.ndim == 4:
             halves, windows, width, block = matrix.shape
             views = out.reshape(count, halves, windows, block).transpose(1, 2, 0, 3)
-            np.matmul(rows.reshape(count, windows, width).transpose(1, 0, 2), matrix, views)
-        elif matrix.ndim == 1:
-            np.multiply(rows[:, :-1], matrix[1:], out[:, 1:])
-            np.multiply(rows[:, -1:], matrix[:1], out[:, :1])
-        elif (tiles := cut(count, *matrix.shape, self._kernels)) is None:
-            np.matmul(rows, matrix, out)
-        elif tiles.height == 1:
-            np.matmul(rows[:, None, :], matrix, out[:, None, :])
-        elif tiles.rows == count:
-            self._tiled(rows, matrix, out, tiles)
-        else:
-            padded, computed = self._scratch(tiles.rows, rows, out)
-            padded[:count] = rows
-            self._tiled(padded, matrix, computed, tiles)
-            out[...] = computed[:count]
+            return lambda rows: np.matmul(rows.reshape(count, windows, width).transpose(1, 0, 2), matrix, views)
+        if matrix.ndim == 1:
+            return lambda rows: (np.multiply(rows[:, :-1], matrix[1:], out[:, 1:]), np.multiply(rows[:, -1:], matrix[:1], out[:, :1]))
+        if (tiles := cut(count, *matrix.shape, self._kernels)) is None:
+            return lambda rows: np.matmul(rows, matrix, out)
+        if tiles.height == 1:
+            row_by_row = out[:, None, :]
+            return lambda rows: np.matmul(rows[:, None, :], matrix, row_by_row)
+        if tiles.rows == count:
+            return self._tiled(matrix, out, tiles)
+        padded, computed = self._scratch(tiles.rows, matrix)
+        inside, product, result = padded[:count], self._tiled(matrix, computed, tiles), computed[:count]
 
-    def _tiled(self, rows: Array, matrix: Array, out: Array, tiles: Cut) -> None:
+        def filled_up(rows: Array) -> None:
+            inside[...] = rows
+            product(padded)
+            out[...] = result
+
+        return filled_up
+
+    def _tiled(self, matrix: Array, out: Array, tiles: Cut) -> Callable[[Array], object]:
         outer = matrix.shape[1]
         if outer % tiles.width == 0:  # all strips in one call: strided views of both
             shape = (-1, outer // tiles.width, tiles.width)
-            np.matmul(rows, matrix.reshape(shape).transpose(1, 0, 2), out.reshape(shape).transpose(1, 0, 2))
-            return
-        for left in range(0, outer, tiles.width):
-            right = left + tiles.width
-            np.matmul(rows, matrix[:, left:right], out[:, left:right])
+            strips, outs = matrix.reshape(shape).transpose(1, 0, 2), out.reshape(shape).transpose(1, 0, 2)
+            return lambda rows: np.matmul(rows, strips, outs)
+        pairs = [(matrix[:, left : left + tiles.width], out[:, left : left + tiles.width]) for left in range(0, outer, tiles.width)]
+        return lambda rows: [np.matmul(rows, strip, into) for strip, into in pairs]
 
-    def _scratch(self, count: int, rows: Array, out: Array) -> tuple[Array, Array]:
-        """Room for `count` rows like these, of each thread its own. What is left in rows beyond was states once, and is finite."""
+    def _scratch(self, count: int, matrix: Array) -> tuple[Array, Array]:
+        """Room for `count` rows of a product, of each thread its own. What is left in rows beyond was states once, and is finite."""
         kept = self._threads.__dict__
-        if (pair := kept.get(rows.dtype)) is None:
-            pair = kept[rows.dtype] = np.zeros((2, MOST_PADDED * WIDEST_PADDED), rows.dtype)
-        inner, outer = rows.shape[1], out.shape[1]
+        if (pair := kept.get(matrix.dtype)) is None:
+            pair = kept[matrix.dtype] = np.zeros((2, MOST_PADDED * WIDEST_PADDED), matrix.dtype)
+        inner, outer = matrix.shape
         return pair[0, : count * inner].reshape(count, inner), pair[1, : count * outer].reshape(count, outer)
 
     def take(self, a: Array, index: Array, out: Array) -> object:
@@ -252,6 +262,10 @@ class ArrayBackend:
             out[...] = xp.roll(rows, 1, axis=1) * matrix
         else:
             out[...] = xp.matmul(rows, matrix)
+
+    def product_into(self, matrix: Array, out: Array) -> Callable[[Array], object]:
+        """`product`, nothing made beforehand."""
+        return lambda rows: self.product(rows, matrix, out)
 
     def add(self, a: Array, b: Array, out: Array) -> object:
         """Element by element."""

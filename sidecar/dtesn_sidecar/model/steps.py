@@ -43,11 +43,12 @@ def chains(
     Returns the states of the last step. This is the loop in which most time is spent: few calls, few views.
     """
     backend, bias, recurrent = stack.backend, weights.bias, weights.recurrent
-    add, multiply, tanh, product = backend.add, backend.multiply, backend.tanh, backend.product
+    add, multiply, tanh = backend.add, backend.multiply, backend.tanh
     leak, keep = stack.leak, stack.keep
     start = 0
     for count, steps in _alike(counts):
         drive, total, first = buffers.product[:count, ...], totals[:count, ...], start
+        product = backend.product_into(recurrent, drive)
         if held is not None:
             held = held[:count, ...]
         for _ in range(steps):
@@ -58,7 +59,7 @@ def chains(
                 tanh(state, state)
                 multiply(state, leak, state)
             else:
-                product(held, recurrent, drive)
+                product(held)
                 if not biased:
                     add(drive, bias, drive)
                 add(drive, state, drive)
