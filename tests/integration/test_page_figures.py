@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import re
+import shutil
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -142,6 +146,21 @@ async def test_the_form_shows_the_answer_and_where_its_time_went(server: Server,
         await page.get_by_text("The answer as JSON").click()
         await expect(page.locator("#answer-json")).to_contain_text('"batch_manager_active": true')
         await shot(page, "answer")
+        watched.check()
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+async def test_the_curl_command_beside_the_form_sends_the_same_whatever_the_text_is(server: Server, browser: Browser) -> None:
+    text = 'it\'s "quoted" \\ $HOME `id` \u00e9'
+    async with opened(browser, server.url) as watched:
+        page = watched.page
+        await page.get_by_label("Text").fill(text)
+        await page.get_by_label("Depth").fill("1")
+        command = await page.locator("#curl").text_content()
+        assert command is not None
+        done = await asyncio.to_thread(subprocess.run, ["bash", "-c", command], capture_output=True, text=True, check=True)
+        output = json.loads(done.stdout)["result"]["processed_output"]
+        assert (output["nodes"], output["model"]["membrane_depth"]) == (len(text.encode()), 1)
         watched.check()
 
 
