@@ -13,7 +13,8 @@ import msgspec
 from msgspec import Struct
 
 from dtesn_api.problems import Problem, SpecInvalid, problem
-from dtesn_api.reading import read
+from dtesn_api.reading import expected, read
+from dtesn_api.schema import fields, optional
 
 B = TypeVar("B", bound=Struct)
 
@@ -49,6 +50,7 @@ def decode_body(body: bytes, kind: type[B]) -> B:
         raw, found = _objects(body, error)
     if "inputs" in kind.__struct_fields__:
         found = [problem for problem in found if not problem.field.startswith("inputs[")]
+    found += _nulls(kind, raw)
     try:
         request = read(kind, raw)
     except SpecInvalid as error:
@@ -57,6 +59,16 @@ def decode_body(body: bytes, kind: type[B]) -> B:
     if found:
         raise SpecInvalid(found)
     return request
+
+
+def _nulls(kind: type[Struct], raw: object) -> list[Problem]:
+    """Nulls in place of a value: in a specification they stand for an absent field, in a body only where its schema says so."""
+    given = raw if isinstance(raw, dict) else {}
+    return [
+        problem(field.wire, None, expected(field.kind))
+        for field in fields(kind)
+        if field.wire in given and given[field.wire] is None and not optional(field.kind) and not field.required
+    ]
 
 
 def too_deep(field: str = "input_data") -> Problem:

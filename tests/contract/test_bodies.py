@@ -55,6 +55,25 @@ def test_a_bad_option_names_the_field_the_value_and_the_range(name: str, bad: An
     assert words in problem.message
 
 
+@pytest.mark.parametrize("kind", [ProcessRequest, BatchProcessRequest])
+def test_null_is_taken_exactly_where_the_schema_says_so(kind: type[ProcessRequest] | type[BatchProcessRequest]) -> None:
+    least = {"input_data": "a"} if kind is ProcessRequest else {"inputs": ["a"]}
+    properties = msgspec.json.schema(kind)["$defs"][kind.__name__]["properties"]
+    for name, schema in properties.items():
+        if name in least:
+            continue
+        body = json.dumps({**least, name: None}).encode()
+        if {"type": "null"} in schema.get("anyOf", []) or None in schema.get("enum", []):
+            assert getattr(decode_body(body, kind), name) is None
+        else:
+            with pytest.raises(SpecInvalid) as caught:
+                decode_body(body, kind)
+            (problem,) = caught.value.problems
+            assert (problem.field, problem.value) == (name, None)
+            assert problem.expected
+            assert f"{name} is null" in problem.message
+
+
 def test_every_problem_of_a_request_is_listed() -> None:
     with pytest.raises(SpecInvalid) as caught:
         decode_body(b'{"priority": 9, "timeout": NaN, "foo": 1, "inputs": []}', ProcessRequest)

@@ -118,6 +118,7 @@ def test_a_file_that_fails_is_named_and_the_others_are_computed(tmp_path: Path, 
         assert results[name]["error"]["code"] == ("unreadable" if name == "absent.txt" else "invalid_input")
         assert name in err
     assert "line 2, column 2 is 'x'" in err
+    assert f"{tmp_path / 'absent.txt'}: No such file or directory" in err
     assert "flat form" in err
     assert results["good.txt"]["nodes"] == 4
 
