@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, assert_never
 
@@ -14,6 +14,7 @@ from dtesn_operator.errors import ApiFailed
 from dtesn_operator.kinds import DEPLOYMENT, Kind, Manifest, ObjectKey
 from dtesn_operator.plan import Action, Apply, Create, Delete, applied, controller_uid, differs, on_record, revision
 from dtesn_operator.status import Trouble
+from dtesn_operator.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -30,15 +31,15 @@ class Outcome:
     stale: bool = False
 
 
-async def carry_out(client: Client, actions: Sequence[Action], owner_uid: str, seen: Callable[[Manifest], object]) -> Outcome:
+async def carry_out(client: Client, actions: Sequence[Action], owner_uid: str, store: Store) -> Outcome:
     """Each action in order. What is refused for what it says becomes a trouble and the next one follows; other failures are raised.
 
-    `seen` is told each object as the API server has it now.
+    `store` takes in each object as the API server has it now.
     """
     outcome = Outcome()
     for action in actions:
         try:
-            await _one(client, action, owner_uid, seen, outcome)
+            await _one(client, action, owner_uid, store, outcome)
         except ApiFailed as error:
             if error.status == 404 and isinstance(action, Delete | Apply):
                 outcome.stale = outcome.stale or isinstance(action, Apply)
@@ -51,7 +52,7 @@ async def carry_out(client: Client, actions: Sequence[Action], owner_uid: str, s
     return outcome
 
 
-async def _one(client: Client, action: Action, owner_uid: str, seen: Callable[[Manifest], object], outcome: Outcome) -> None:
+async def _one(client: Client, action: Action, owner_uid: str, store: Store, outcome: Outcome) -> None:
     match action:
         case Create(key, manifest):
             try:
@@ -59,11 +60,11 @@ async def _one(client: Client, action: Action, owner_uid: str, seen: Callable[[M
             except ApiFailed as error:
                 if not error.conflict or error.reason != "AlreadyExists":
                     raise
-                await _exists(client, key, owner_uid, seen, outcome)
+                await _exists(client, key, owner_uid, store, outcome)
                 return
-            _taken_in(key, manifest, made, seen, outcome)
+            _taken_in(key, manifest, made, store, outcome)
         case Apply(key, manifest, created):
-            _taken_in(key, manifest, await _apply(client, key, manifest, created=created), seen, outcome)
+            _taken_in(key, manifest, await _apply(client, key, manifest, created=created), store, outcome)
         case Delete(key, uid):
             await client.delete(key, uid)
         case _ as never:
@@ -72,8 +73,8 @@ async def _one(client: Client, action: Action, owner_uid: str, seen: Callable[[M
     log.debug("%s %s %s/%s", type(action).__name__.lower(), key.kind.kind, key.namespace, key.name)
 
 
-def _taken_in(key: ObjectKey, manifest: Manifest, found: Manifest, seen: Callable[[Manifest], object], outcome: Outcome) -> None:
-    seen(found)
+def _taken_in(key: ObjectKey, manifest: Manifest, found: Manifest, store: Store, outcome: Outcome) -> None:
+    store.seen(found)
     if differs(manifest, found):
         outcome.settled[key] = (applied(manifest), revision(found))
 
@@ -108,13 +109,13 @@ async def _hand_over(client: Client, key: ObjectKey, uid: str) -> None:
     await client.patch(key, [{"op": "replace", "path": "/metadata/managedFields", "value": kept}, version])
 
 
-async def _exists(client: Client, key: ObjectKey, owner_uid: str, seen: Callable[[Manifest], object], outcome: Outcome) -> None:
+async def _exists(client: Client, key: ObjectKey, owner_uid: str, store: Store, outcome: Outcome) -> None:
     """One of that name is there already: our own that was not seen yet, or somebody else's, which is left alone."""
     found = await client.get(key)
     if found is None:
         outcome.stale = True
     elif controller_uid(found) == owner_uid:
-        seen(found)
+        store.alive(found)
         outcome.stale = True
     else:
         outcome.troubles.append(name_conflict(key))

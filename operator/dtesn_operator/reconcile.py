@@ -102,7 +102,7 @@ class Reconciler:
 
     async def _follow(self, key: Key, batcher: Batcher, wanted: Desired, ahead: Plan, memory: Memory) -> Next:
         repaired = _repaired(batcher, ahead.actions)
-        outcome = await carry_out(self.client, allowed(ahead), batcher.uid, self.store.seen)
+        outcome = await carry_out(self.client, allowed(ahead), batcher.uid, self.store)
         memory.settled |= outcome.settled
         workload = self.store.get(ObjectKey(DEPLOYMENT, key.namespace, key.name))
         pods = pods_of(self.store.pods(key))

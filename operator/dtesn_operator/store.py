@@ -39,10 +39,17 @@ class Store:
         if self._ended.get(_uid(manifest), -1) >= _version(manifest):
             return False  # the late answer to a write of our own
         kept = _kept(manifest)
+        if known is not None:
+            self._disowned(key, known)
         self._objects[key] = kept
         if key.kind != DTESN_BATCHER:
             self._owned[_instance(manifest)].add(key)
         return known is None or _essence(known) != _essence(kept)
+
+    def alive(self, manifest: Mapping[str, Any]) -> bool:
+        """Take in an object that was just read. A watch by label says that one is gone when it only lost its label."""
+        self._ended.pop(_uid(manifest), None)
+        return self.seen(manifest)
 
     def gone(self, manifest: Mapping[str, Any]) -> bool:
         """Forget an object; whether it was known. One of the same name with another UID stays."""
@@ -54,12 +61,16 @@ class Store:
         if known is None or _uid(known) != _uid(manifest):
             return False
         del self._objects[key]
-        if key.kind != DTESN_BATCHER:
-            owner = _instance(known)
-            self._owned[owner].discard(key)
-            if not self._owned[owner]:
-                del self._owned[owner]
+        self._disowned(key, known)
         return True
+
+    def _disowned(self, key: ObjectKey, known: Manifest) -> None:
+        if key.kind == DTESN_BATCHER:
+            return
+        owner = _instance(known)
+        self._owned[owner].discard(key)
+        if not self._owned[owner]:
+            del self._owned[owner]
 
     def get(self, key: ObjectKey) -> Manifest | None:
         """The object, if known."""
@@ -70,7 +81,7 @@ class Store:
         return self._objects.get(ObjectKey(DTESN_BATCHER, key.namespace, key.name))
 
     def owned(self, key: Key) -> dict[ObjectKey, Manifest]:
-        """What bears the resource's label, whoever controls it, but for pods."""
+        """What the resource controls, and what bears its label, but for pods."""
         return {one: self._objects[one] for one in self._owned.get(key, ()) if one.kind != POD}
 
     def pods(self, key: Key) -> list[Manifest]:
@@ -104,7 +115,7 @@ class Store:
 
 
 def owner_of(manifest: Mapping[str, Any]) -> Key:
-    """The DTESNBatcher that an event is about: the object itself, or the one whose label it bears."""
+    """The DTESNBatcher that an event is about: the object itself, or its controller, or the one whose label it bears."""
     return (
         Key(manifest["metadata"].get("namespace", ""), manifest["metadata"]["name"])
         if key_of(manifest).kind == DTESN_BATCHER
@@ -114,7 +125,9 @@ def owner_of(manifest: Mapping[str, Any]) -> Key:
 
 def _instance(manifest: Mapping[str, Any]) -> Key:
     metadata = manifest["metadata"]
-    return Key(metadata.get("namespace", ""), (metadata.get("labels") or {}).get(names.LABEL_INSTANCE, ""))
+    label = (metadata.get("labels") or {}).get(names.LABEL_INSTANCE, "")
+    controllers = (one["name"] for one in metadata.get("ownerReferences") or () if one.get("controller") and one.get("kind") == names.KIND)
+    return Key(metadata.get("namespace", ""), next(controllers, label))
 
 
 def _uid(manifest: Mapping[str, Any]) -> str:

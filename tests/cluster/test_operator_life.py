@@ -75,6 +75,17 @@ def test_a_field_that_is_edited_by_hand_comes_back_and_what_others_add_stays(clu
 
 
 @pytest.mark.usefixtures("operator")
+@pytest.mark.parametrize("label", ["managed-by", "instance"])
+def test_a_label_by_which_we_know_an_object_comes_back_too(cluster: Cluster, label: str) -> None:
+    cluster.apply(batcher())
+    cluster.until_ready()
+    before = cluster.get("service/demo")["metadata"]
+    cluster.kubectl("label", "service/demo", f"app.kubernetes.io/{label}=me", "--overwrite")
+    until(lambda: cluster.get("service/demo")["metadata"]["labels"] == before["labels"], what="the label")
+    assert cluster.get("service/demo")["metadata"]["uid"] == before["uid"]
+
+
+@pytest.mark.usefixtures("operator")
 def test_a_field_that_is_no_longer_wanted_goes(cluster: Cluster) -> None:
     cluster.apply(batcher(sidecar={"env": [{"name": "EXTRA", "value": "1"}]}))
     cluster.until_ready()

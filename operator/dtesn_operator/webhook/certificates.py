@@ -82,7 +82,7 @@ def new_authority(now: datetime) -> Pair:
         decipher_only=False,
     )
     made = (
-        _builder(name, name, key.public_key(), now, AUTHORITY_LIFE)
+        _builder(name, name, key.public_key(), key.public_key(), now, AUTHORITY_LIFE)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(usage, critical=True)
     )
@@ -99,7 +99,7 @@ def new_serving(authority: Pair, hosts: Sequence[str], now: datetime) -> Pair:
     life = min(SERVING_LIFE, issuer.not_valid_after_utc - now)
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "dtesn-webhook")])
     made = (
-        _builder(subject, issuer.subject, key.public_key(), now, life)
+        _builder(subject, issuer.subject, key.public_key(), issuer_key.public_key(), now, life)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.SubjectAlternativeName([_general(host) for host in hosts]), critical=False)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
@@ -108,15 +108,19 @@ def new_serving(authority: Pair, hosts: Sequence[str], now: datetime) -> Pair:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, now: datetime, life: timedelta
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, signer: ec.EllipticCurvePublicKey, now: datetime, life: timedelta
 ) -> x509.CertificateBuilder:
-    return x509.CertificateBuilder(
+    made = x509.CertificateBuilder(
         subject_name=subject,
         issuer_name=issuer,
         public_key=key,
         serial_number=x509.random_serial_number(),
         not_valid_before=now - _SKEW,
         not_valid_after=now + life,
+    )
+    # Strict clients, such as Python 3.13's, take no certificate without them.
+    return made.add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False).add_extension(
+        x509.AuthorityKeyIdentifier.from_issuer_public_key(signer), critical=False
     )
 
 

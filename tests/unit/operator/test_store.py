@@ -84,3 +84,31 @@ def test_what_is_owned_is_what_is_known(events: list[tuple[bool, int, str]]) -> 
         (store.seen if came else store.gone)(config_map(version, uid))
     known = store.get(KEY)
     assert store.owned(Key("shop", "demo")) == ({} if known is None else {key_of(known): known})
+
+
+def test_what_lost_its_label_and_was_read_since_is_known_at_the_same_version() -> None:
+    store = Store()
+    store.seen(config_map(1))
+    store.gone(config_map(2))
+    assert store.alive(config_map(2))
+    assert list(store.owned(Key("shop", "demo"))) == [KEY]
+
+
+def test_an_object_is_its_controllers_whatever_its_labels_say() -> None:
+    store = Store()
+    owner = {"apiVersion": "dtesn.dev/v1alpha1", "kind": "DTESNBatcher", "name": "demo", "uid": "u", "controller": True}
+    manifest = config_map(1)
+    manifest["metadata"] |= {"ownerReferences": [owner], "labels": {"app.kubernetes.io/instance": "another"}}
+    store.seen(manifest)
+    assert list(store.owned(Key("shop", "demo"))) == [KEY]
+
+
+def test_an_object_whose_label_changed_is_no_longer_the_former_ones() -> None:
+    store = Store()
+    store.seen(config_map(1))
+    changed = config_map(2)
+    changed["metadata"]["labels"] = {"app.kubernetes.io/instance": "another"}
+    store.seen(changed)
+    assert store.owned(Key("shop", "demo")) == {}
+    store.gone(changed)
+    assert store.owned(Key("shop", "another")) == {}
