@@ -64,6 +64,7 @@ def registry(on_event: OnEvent, kinds: Iterable[Kind]) -> kopf.OperatorRegistry:
 async def watch(on_event: OnEvent, namespaces: Sequence[str], optional: frozenset[Kind], ready: asyncio.Event, stop: asyncio.Event) -> None:
     """Watch until `stop` is set or a signal comes; `ready` is set when it begins. `optional`: the optional kinds that there are."""
     logging.getLogger("kopf").setLevel(logging.WARNING)
+    identity: Any = names.FIELD_MANAGER  # by itself kopf asks for the user's name, and many a container's user has none
     kinds = [kind for kind in (DTESN_BATCHER, *OWNED, POD) if not kind.optional or kind in optional]
     await kopf.operator(
         registry=registry(on_event, kinds),
@@ -71,6 +72,7 @@ async def watch(on_event: OnEvent, namespaces: Sequence[str], optional: frozense
         clusterwide=not namespaces,
         namespaces=namespaces,
         standalone=True,
+        identity=identity,
         ready_flag=ready,
         stop_flag=stop,
     )
