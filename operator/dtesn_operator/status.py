@@ -49,7 +49,7 @@ class View:
 def status_of(batcher: Batcher, view: View, now: str) -> dict[str, Any]:
     """The status."""
     deployed = (view.deployment or {}).get("status") or {}
-    verdicts = (_ready(view), _progressing(view), _degraded(view.troubles), _load(batcher, view), _paused(view))
+    verdicts = (_ready(batcher, view), _progressing(view), _degraded(view.troubles), _load(batcher, view), _paused(view))
     found = DTESNBatcherStatus(
         observed_generation=batcher.generation,
         conditions=tuple(_dated(batcher, verdict, now) for verdict in verdicts),
@@ -103,12 +103,14 @@ def before_of(status: Mapping[str, Any], kind: Condition) -> Mapping[str, Any]:
     return next((one for one in status.get("conditions") or () if one.get("type") == kind), {})
 
 
-def _ready(view: View) -> Verdict:
+def _ready(batcher: Batcher, view: View) -> Verdict:
     """From the Deployment alone: enough pods of its present template are available."""
     status = (view.deployment or {}).get("status") or {}
     current = view.deployment is not None and status.get("observedGeneration", 0) >= view.deployment["metadata"].get("generation", 0)
     available = min(status.get("availableReplicas", 0), status.get("updatedReplicas", 0)) if current else 0
     words = f"{available} of {view.replicas} pods of this generation are available"
+    if view.replicas == 0 and batcher.spec.autoscaling.enabled and batcher.spec.autoscaling.min_replicas > 0:
+        words += "; autoscaling is suspended while spec.replicas is 0"
     if current and available >= view.replicas:
         return Condition.READY, "True", Reason.AVAILABLE, words
     return Condition.READY, "False", Reason.TOO_FEW_REPLICAS, words
