@@ -84,8 +84,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"dtesn-sidecar: warning: {warning}", file=sys.stderr)
     failed = [outcome for outcome in outcomes if outcome.error is not None]
     for outcome in failed:
-        error = outcome.error
-        words = error.strerror if isinstance(error, OSError) and error.strerror else error
+        words = outcome.error.strerror if isinstance(outcome.error, OSError) else outcome.error
         print(f"dtesn-sidecar: {outcome.name}: {words}", file=sys.stderr)
     return 1 if failed else 0
 

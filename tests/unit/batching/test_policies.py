@@ -195,7 +195,7 @@ def test_nine_tenths_of_the_deadline_is_the_bound() -> None:
 @given(st.floats(0, 1000), ratio)
 def test_retry_after_is_at_least_a_second_and_at_most_a_quarter_more(seconds: Any, jitter: Any) -> None:
     base = max(1, math.ceil(seconds))
-    assert base <= retry_after(seconds, jitter) <= 1.25 * base
+    assert base == retry_after(seconds, 0.0) <= retry_after(seconds, jitter) <= retry_after(seconds, 1.0) == 1.25 * base
 
 
 # -- timeouts ----------------------------------------------------------------------------------------------------
