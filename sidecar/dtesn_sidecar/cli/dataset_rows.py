@@ -1,4 +1,4 @@
-"""The samples of a data set as they are read: each row a tree with its targets, or a fault that names its place. Nothing of files is here."""
+"""The samples of a data set as they are read: each row a tree with its targets, or a fault that names its place. Nothing of files."""
 
 from __future__ import annotations
 
