@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: help demo serve test cluster-up cluster-down lint format generate bench bench-quick figures lock test-pythons clean-room clean
+.PHONY: help demo serve test e2e cluster-up cluster-down lint format generate bench bench-quick figures lock test-pythons clean-room clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -24,8 +24,11 @@ serve: $(READY) ## leave a server running on http://127.0.0.1:8080 (ARGS="--port
 	@$(BIN)/dtesn-sidecar serve --host 127.0.0.1 $(ARGS)
 
 test: lint ## everything that must hold before a change lands: lint, types, layers, generated files, all tests
-	@sh tools/debian-packages prometheus:prometheus promtool:prometheus chromium:chromium
+	@sh tools/debian-packages prometheus:prometheus promtool:prometheus chromium:chromium curl:curl
 	@$(BIN)/python -m pytest $(ARGS)
+
+e2e: $(READY) ## the whole system on a real node: containerd, kubelet, pods of the real image (root and Linux; ARGS="-k WORDS")
+	@$(BIN)/python -m tests.node $(ARGS)
 
 cluster-up: $(READY) ## leave a Kubernetes control plane with fake nodes running on loopback (its first build takes about 8 minutes)
 	@$(BIN)/python -m tests.cluster up
@@ -47,6 +50,7 @@ format: $(READY) ## let Ruff fix and format what it can
 
 generate: $(READY) ## write every generated file again
 	@$(BIN)/python tools/generate.py
+	@$(BIN)/python -m tests.cluster.chart_readme
 
 bench: $(READY) ## the whole benchmark with its target table (about 40 minutes; ARGS=--save keeps figures and curves)
 	@$(BIN)/python -m bench $(ARGS)

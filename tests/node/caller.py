@@ -1,0 +1,98 @@
+"""Sends requests at a steady rate from a pod of the cluster, until its input ends, and prints what came back as one JSON object.
+
+Sent into a pod as source (`python -c`), so it imports nothing of the tests. Its first line of input is the plan:
+{"url", "rate", "retries", "texts": [[text, [numbers of its summary]], ...], "tolerance", "timeout"}. A request begins when its time has
+come, whether or not earlier ones were answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import sys
+import time
+from collections import Counter
+from typing import Any
+
+from dtesn_api.wire import ProcessResponse
+from dtesn_sidecar.client import ClientError, DTESNClient, RetryPolicy
+
+
+class Caller:
+    """Counts of one run."""
+
+    def __init__(self, plan: dict[str, Any]) -> None:
+        self.plan = plan
+        self.sent = self.right = self.batched = 0
+        self.wrong: list[str] = []
+        self.failed: Counter[str] = Counter()
+        self.failures: list[tuple[float, str]] = []
+        self.seconds: list[float] = []
+        self.began = time.monotonic()
+
+    async def run(self) -> None:
+        """Send until the input ends, then wait for what is under way."""
+        policy = RetryPolicy() if self.plan["retries"] else RetryPolicy(attempts=1)
+        ended = asyncio.ensure_future(asyncio.to_thread(sys.stdin.read))
+        async with (
+            DTESNClient(self.plan["url"], timeout=self.plan["timeout"], retries=policy, max_concurrency=256) as client,
+            asyncio.TaskGroup() as group,
+        ):
+            while not ended.done():
+                group.create_task(self._one(client, *self.plan["texts"][self.sent % len(self.plan["texts"])]))
+                self.sent += 1
+                due = self.began + self.sent / self.plan["rate"]
+                await asyncio.wait({ended}, timeout=max(0.0, due - time.monotonic()))
+
+    async def _one(self, client: DTESNClient, text: str, expected: list[float]) -> None:
+        began = time.monotonic()
+        try:
+            answer = await client.process(text)
+        except ClientError as error:
+            self.failed[type(error).__name__] += 1
+            self.failures.append((round(time.monotonic() - self.began, 3), f"{type(error).__name__}: {error}"))
+            return
+        self.seconds.append(time.monotonic() - began)
+        self.batched += answer.result.engine_integration.batch_processed
+        found = numbers(answer)
+        if len(found) == len(expected) and all(map(self._near, found, expected)):
+            self.right += 1
+        else:
+            self.wrong.append(text)
+
+    def _near(self, one: float, other: float) -> bool:
+        return math.isclose(one, other, rel_tol=0.0, abs_tol=self.plan["tolerance"])
+
+    def said(self) -> dict[str, Any]:
+        """The counts."""
+        ordered = sorted(self.seconds) or [math.nan]
+        return {
+            "sent": self.sent,
+            "right": self.right,
+            "batched": self.batched,
+            "wrong": self.wrong[:5],
+            "failed": dict(self.failed),
+            "failures": self.failures[:20],
+            "median_ms": round(1e3 * ordered[len(ordered) // 2], 1),
+            "longest_ms": round(1e3 * ordered[-1], 1),
+        }
+
+
+def numbers(answer: ProcessResponse) -> list[float]:
+    """Norm and mean of each state of a summary, layer by layer."""
+    layers = answer.result.processed_output.summary
+    assert isinstance(layers, list)
+    return [number for layer in layers for state in (layer.root, layer.mean) for number in (state.norm, state.mean)]
+
+
+def main() -> None:
+    """Run a plan."""
+    caller = Caller(json.loads(sys.stdin.readline()))
+    print("began", flush=True)
+    asyncio.run(caller.run())
+    print(json.dumps(caller.said()), flush=True)
+
+
+if __name__ == "__main__":
+    main()
