@@ -27,6 +27,7 @@ CHECKS = [
     openapi.response_headers_conformance,
     openapi.response_schema_conformance,
     openapi.unsupported_method,
+    openapi.negative_data_rejection,
 ]
 MODEL, VERSION = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
 INFER = (f"{MODEL}/infer", f"{VERSION}/infer")
