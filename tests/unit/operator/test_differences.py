@@ -74,7 +74,7 @@ def test_quantities_of_the_same_amount_are_no_difference() -> None:
 
 
 def test_a_field_on_record_as_ours_that_is_no_longer_wanted_goes() -> None:
-    record = {
+    record: dict[str, object] = {
         "f:spec": {
             "f:env": {'k:{"name":"A"}': {".": {}, "f:name": {}, "f:value": {}}, 'k:{"name":"B"}': {".": {}, "f:value": {}}},
             "f:ports": {'k:{"port":80,"protocol":"TCP"}': {".": {}, "f:port": {}}},
@@ -91,7 +91,7 @@ def test_a_field_on_record_as_ours_that_is_no_longer_wanted_goes() -> None:
 
 
 def test_fields_that_are_on_record_as_of_others_stay() -> None:
-    record = {"f:spec": {"f:paused": {}}}
+    record: dict[str, object] = {"f:spec": {"f:paused": {}}}
     wanted = manifest(spec={})
     assert differences(wanted, recorded(record, manager="kubectl", spec={"paused": True})) == ()
     assert differences(wanted, recorded(record, subresource="status", spec={"paused": True})) == ()
@@ -100,7 +100,7 @@ def test_fields_that_are_on_record_as_of_others_stay() -> None:
 def test_what_the_operator_writes_to_remember_is_not_shown() -> None:
     wanted = stamped(manifest(data={"a": "1"}))
     wanted["metadata"]["uid"] = "6f1c"
-    record = {"f:metadata": {"f:annotations": {".": {}, "f:dtesn.dev/applied": {}}}}
+    record: dict[str, object] = {"f:metadata": {"f:annotations": {".": {}, "f:dtesn.dev/applied": {}}}}
     found = recorded(record, data={"a": "1"})
     found["metadata"]["annotations"] = {"dtesn.dev/applied": "another"}
     assert differences(wanted, found) == ()
