@@ -180,8 +180,8 @@ async def test_a_request_dropped_at_dispatch_is_told_to_come_back_when_the_run_b
         await asyncio.gather(running, patient)
 
 
-@pytest.mark.parametrize("some_expire", [False, True])
-async def test_the_adaptive_timeout_is_frozen_while_requests_expire_and_learns_otherwise(some_expire: bool) -> None:
+@pytest.mark.parametrize("shed", [None, "expired", "refused"])
+async def test_the_adaptive_timeout_is_frozen_while_requests_are_shed_and_learns_otherwise(shed: str | None) -> None:
     runner = Runner(fixed=0.1)
     async with managed(runner, min_timeout=0.001) as manager:
         for _ in range(100):
@@ -189,9 +189,13 @@ async def test_the_adaptive_timeout_is_frozen_while_requests_expire_and_learns_o
         learned = manager.default_timeout()
         assert learned == pytest.approx(0.4, rel=0.1)
         for _ in range(60):
-            if some_expire:
+            if shed == "expired":
                 assert isinstance((await ask(manager, Ask("expires", seconds=5.0), timeout=0.05)).value, DeadlineExceeded)
                 await turn()
-            assert (await ask(manager, Ask("slow", seconds=0.8), timeout=30)).value == ("result of", "slow")
+            slow = asking(manager, Ask("slow", seconds=0.8), timeout=30)
+            await turn()
+            if shed == "refused":
+                assert isinstance((await ask(manager, Ask("refused"), timeout=0.01)).value, QueueFull)
+            assert (await slow).value == ("result of", "slow")
         frozen = manager.default_timeout()
-    assert (frozen == learned) is some_expire
+    assert (frozen == learned) is (shed is not None)
