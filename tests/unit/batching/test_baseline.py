@@ -131,3 +131,20 @@ def test_idle_baseline_runs_take_at_most_a_hundredth_of_the_time_after_calibrati
     assert sum(length for _, length in runs[: together - 1]) <= 0.3
     for (_, length), pause in list(zip(runs, pauses, strict=False))[together - 1 :]:
         assert pause >= 98.9 * length
+
+
+@pytest.mark.parametrize(("length", "runs"), [(0.01, 3), (0.09, 3), (0.12, 2), (0.4, 1)])
+def test_calibration_is_three_runs_one_after_another_as_far_as_300_ms_reach(length: float, runs: int) -> None:
+    schedule, now, made = BaselineSchedule(0.0), 0.0, 0
+    while schedule.due_at() <= now:
+        made += 1
+        now += length
+        schedule.ended(length, complete=True, now=now)
+    assert made == runs
+    assert schedule.due_at() == pytest.approx(now + 99 * length)
+
+
+def test_a_run_that_gave_way_to_a_request_ends_the_calibration() -> None:
+    schedule = BaselineSchedule(0.0)
+    schedule.ended(0.01, complete=False, now=0.01)
+    assert schedule.due_at() > 1.0
