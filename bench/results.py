@@ -123,14 +123,16 @@ def environment() -> dict[str, Any]:
 
 @functools.cache
 def commit() -> str | None:
-    """The commit that is measured, with `-dirty` where files differ from it; None where that is not known."""
+    """The commit that is measured, with `-dirty` where files other than the figures differ from it; None where that is not known."""
     try:
-        asked = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--exclude=*"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=10
+        asked, changed = (
+            subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False, timeout=10)
+            for words in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain", "--", ".", ":!docs/bench", ":!README.md"))
         )
     except OSError:
         return None
-    return asked.stdout.strip() or None
+    name = asked.stdout.strip()
+    return f"{name}-dirty" if name and changed.stdout.strip() else name or None
 
 
 def _lines(path: str) -> list[str]:
