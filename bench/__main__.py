@@ -21,7 +21,7 @@ from bench.results import DOCS, OUT, ROOT, target_table
 SECTIONS: dict[str, tuple[str, list[str]]] = {
     "kernel": ("about 3 minutes", ["--blocks", "2"]),
     "simulated": ("about 5 minutes", ["--quick"]),
-    "http": ("about 22 minutes", ["--quick"]),
+    "http": ("about 27 minutes", ["--quick"]),
     "overload": ("about 3.5 minutes", ["--quick"]),
     "faults": ("about 3 minutes", ["--quick"]),
     "memory": ("about 10.5 minutes", ["--quick"]),
