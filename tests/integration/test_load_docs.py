@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -73,7 +74,7 @@ class Shell:
 
 
 @needs_prometheus
-@pytest.mark.skipif(not Path("/usr/bin/curl").exists(), reason="needs curl")
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs the Debian package curl")
 def test_what_one_is_asked_to_try_says_what_is_shown(tmp_path: Path) -> None:
     shell = Shell(tmp_path)
     scrape, _, rest = COMMANDS.partition("END\nprometheus")

@@ -149,7 +149,7 @@ async def test_the_form_shows_the_answer_and_where_its_time_went(server: Server,
         watched.check()
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs the Debian package curl")
 async def test_the_curl_command_beside_the_form_sends_the_same_whatever_the_text_is(server: Server, browser: Browser) -> None:
     text = 'it\'s "quoted" \\ $HOME `id` \u00e9'
     async with opened(browser, server.url) as watched:

@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,7 @@ def run(command: str, folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs the Debian package curl")
 @pytest.mark.timeout(600)
 def test_the_commands_lead_from_data_to_a_served_prediction(tmp_path: Path) -> None:
     data, fit, evaluate, config, serve, ask, config_map, python = BLOCKS
