@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -16,7 +14,7 @@ import requests
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
 from tests.integration.http_client import client, eventually, metric
-from tests.integration.http_server import LONG, Server, running
+from tests.integration.http_server import LONG, Server
 from tests.integration.oip import MICROSECONDS, SERIES, TEXTS, assert_close, expected, running_rpc, write_readout
 from tritonclient.utils import InferenceServerException
 
@@ -362,44 +360,3 @@ def test_the_log_and_the_metrics_have_each_call_and_nothing_of_the_content() -> 
         assert calls[0]["batch"] == 1
         assert calls[1]["trace_id"] == "0af7651916cd43dd8448eb211c80319c"
         assert "secret" not in server.log()
-
-
-# -- the port ------------------------------------------------------------------------------------------------------------
-
-
-def start(*arguments: str, command: tuple[str, ...] = (sys.executable, "-m", "dtesn_sidecar")) -> tuple[int, str]:
-    """The exit status and the log of a server that cannot start."""
-    with running(None, *arguments, ready=False, clean=False, command=command) as server:
-        return server.end(), server.log()
-
-
-def test_a_port_that_is_taken_stops_the_start_with_a_sentence(address: str) -> None:
-    status, log = start("--grpc-port", address.partition(":")[2])
-    assert status == 1
-    assert f"gRPC cannot listen on {address}" in log
-    assert "Traceback" not in log
-
-
-@pytest.mark.parametrize("port", ["-1", "65536", "any", "١"])
-def test_what_is_no_port_is_refused(port: str) -> None:
-    """gRPC itself would take 65537 for 1."""
-    command = [sys.executable, "-m", "dtesn_sidecar", "serve", f"--grpc-port={port}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=LONG, check=False)
-    assert done.returncode == 2
-    assert "no port from 0 to 65535" in done.stderr
-
-
-def test_without_the_extra_the_start_names_it() -> None:
-    script = "import sys; sys.modules['grpc'] = None; from dtesn_sidecar.__main__ import main; sys.exit(main())"
-    status, log = start("--grpc-port", "0", command=(sys.executable, "-c", script))
-    assert status == 1
-    assert "pip install 'dtesn-batcher[grpc]'" in log
-    assert "Traceback" not in log
-
-
-def test_without_the_flag_nothing_of_grpc_is_loaded() -> None:
-    with running() as server:
-        assert requests.get(f"{server.url}/v2", timeout=LONG).status_code == 200
-        mapped = Path(f"/proc/{server.process.pid}/maps").read_text()
-        assert "cygrpc" not in mapped
-        assert "google/_upb" not in mapped
