@@ -8,12 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
+import numpy  # noqa: F401 - it loads the BLAS that is asked for its kernels here
 import pytest
 
 from dtesn_sidecar.model.blas import kernels
 
-assert np.__version__  # it loads the BLAS that is asked for its kernels here
 ROOT = Path(__file__).resolve().parents[2]
 CHECKS = "tests/unit/sklearn/test_estimators.py"
 
