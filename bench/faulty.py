@@ -23,12 +23,12 @@ def failing(drive: Callable[..., Any], fault: str) -> Callable[..., Any]:
     runs = itertools.count(1)
     mark = POISON.encode()
 
-    def instead(reservoir: Any, tasks: Any, *rest: Any) -> Any:
+    def instead(reservoir: Any, tasks: Any, *rest: Any, **named: Any) -> Any:
         if fault == "poison" and any(mark in task.tree.labels.tobytes() for task in tasks):
             raise RuntimeError("a poisoned item")
         if fault == "memory" and len(tasks) > 1 and next(runs) % EVERY == 0:
             raise MemoryError
-        return drive(reservoir, tasks, *rest)
+        return drive(reservoir, tasks, *rest, **named)
 
     return instead
 
