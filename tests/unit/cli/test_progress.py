@@ -19,6 +19,7 @@ def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     def run(*, terminal: bool, patience: float, quiet: bool = False) -> str:
         monkeypatch.setattr(progress, "_PATIENCE_S", patience)
         monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+        monkeypatch.setenv("TERM", "xterm")  # a dumb one, as in a build, shows no bar
         with Progress(quiet=quiet) as bar:
             for phase in ("drawing weights", "computing samples"):
                 bar.phase(phase, 3)
