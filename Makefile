@@ -24,7 +24,7 @@ serve: $(READY) ## leave a server running on http://127.0.0.1:8080 (ARGS="--port
 	@$(BIN)/dtesn-sidecar serve --host 127.0.0.1 $(ARGS)
 
 test: lint ## everything that must hold before a change lands: lint, types, layers, generated files, all tests
-	@sh tools/debian-packages prometheus:prometheus promtool:prometheus chromium:chromium curl:curl
+	@sh tools/debian-packages prometheus:prometheus promtool:prometheus chromium:chromium libatomic.so.1:libatomic1 curl:curl
 	@$(BIN)/python -m pytest $(ARGS)
 
 e2e: $(READY) ## the whole system on a real node: containerd, kubelet, pods of the real image (root and Linux; ARGS="-k WORDS")

@@ -43,6 +43,15 @@ def test_what_is_there_is_left_alone(programs: Path) -> None:
 
 
 @debian
+def test_a_library_is_looked_for_where_the_linker_looks(programs: Path) -> None:
+    done = packages(programs, 1000, "libc.so.6:libc6", "libnowhere.so.1:libnowhere1", "libc.so.66:libc66")
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "Missing: libnowhere1 libc66. Run: sudo apt-get install -y --no-install-recommends libnowhere1 libc66"
+    ]
+
+
+@debian
 def test_whoever_is_not_root_is_told_the_one_command(programs: Path) -> None:
     done = packages(programs, 1000, "sh:dash", "no-such-program:some-package", "nor-this:some-package", "nor-that:other-package")
     assert done.returncode == 1
