@@ -41,7 +41,7 @@ def differences(desired: Manifest, observed: Manifest, complete: Manifest | None
     for entry in observed["metadata"].get("managedFields") or ():
         if entry.get("manager") == names.FIELD_MANAGER and not entry.get("subresource"):
             for one in _unwanted(entry.get("fieldsV1") or {}, complete or desired, observed, (), complete is not None):
-                if not any(one.path[: len(path)] == path for path in found):
+                if not any(one.path[: len(path)] == path[: len(one.path)] for path in found):  # neither within nor around another
                     found[one.path] = one
     return tuple(found.values())
 

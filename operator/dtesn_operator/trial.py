@@ -54,8 +54,16 @@ async def trial(client: Client, session: aiohttp.ClientSession, key: ObjectKey, 
     except TimeoutError:
         raise TrialFailed(f"not within {seconds:g} s: {steps.last}") from None
     finally:
-        await client.delete(key, made["metadata"]["uid"])
-        log.info("removed it")
+        await _remove(client, key, made["metadata"]["uid"])
+
+
+async def _remove(client: Client, key: ObjectKey, uid: str) -> None:
+    try:
+        await client.delete(key, uid)
+    except ApiFailed as error:
+        if error.status not in (404, 409):  # somebody else did it
+            raise
+    log.info("removed it")
 
 
 class _Steps:

@@ -90,6 +90,17 @@ def test_a_field_on_record_as_ours_that_is_no_longer_wanted_goes() -> None:
     }
 
 
+def test_with_the_defaults_at_hand_only_what_would_be_otherwise_is_a_difference() -> None:
+    record: dict[str, object] = {"f:spec": {"f:kept": {}, "f:reset": {}, "f:gone": {}, "f:requests": {"f:cpu": {}}, "f:ports": {}}}
+    found = recorded(
+        record, spec={"kept": "Cluster", "reset": 5, "gone": 1, "requests": {"cpu": "500m"}, "ports": [{"name": "a", "port": 81}]}
+    )
+    wanted = {"requests": {"cpu": "0.5"}, "ports": [{"name": "a", "port": 80}]}
+    complete = {**wanted, "kept": "Cluster", "reset": 1, "requests": {"cpu": "500m"}}
+    changes = {"spec.ports[a].port": (81, 80), "spec.reset": (5, 1), "spec.gone": (1, None)}
+    assert said(differences(manifest(spec=wanted), found, manifest(spec=complete))) == changes
+
+
 def test_fields_that_are_on_record_as_of_others_stay() -> None:
     record: dict[str, object] = {"f:spec": {"f:paused": {}}}
     wanted = manifest(spec={})
