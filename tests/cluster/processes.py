@@ -36,7 +36,7 @@ class Daemon:
                 stderr=subprocess.STDOUT,
                 env=self._environment,
                 start_new_session=True,
-                preexec_fn=_die_with_the_starter,
+                preexec_fn=die_with_the_starter,
             )
 
     @property
@@ -89,5 +89,6 @@ def free_port() -> int:
         return port
 
 
-def _die_with_the_starter() -> None:
+def die_with_the_starter() -> None:
+    """End with whoever started this process, however that happens."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
