@@ -11,7 +11,7 @@ from dtesn_api.spec.workload import Logging
 
 Map = dict[str, str]
 Free = dict[str, Any]
-Name = Annotated[str, Meta(pattern="^([a-z0-9]([-.a-z0-9]*[a-z0-9])?)?$", max_length=53)]
+Name = Annotated[str, Meta(pattern="^([a-z]([-a-z0-9]*[a-z0-9])?)?$", max_length=53)]  # Services bear it
 Namespace = Annotated[str, Meta(pattern="^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
 Port = Annotated[int, Meta(ge=1024, le=65535)]
 OPT_OUT = f"{names.GROUP}/injection"  # label of a namespace, with the value `disabled`
@@ -81,9 +81,16 @@ class Rbac(Section, frozen=True):
 class IssuerRef(Section, frozen=True):
     """An issuer of cert-manager."""
 
-    group: str = "cert-manager.io"
-    kind: Literal["Issuer", "ClusterIssuer"] = "ClusterIssuer"
+    group: Annotated[str, Meta(min_length=1, description="Its API group.")] = "cert-manager.io"
+    kind: Annotated[str, Meta(min_length=1, description="Issuer, ClusterIssuer, or a kind of the group's.")] = "ClusterIssuer"
     name: Annotated[str, Meta(description="Issuer of the webhook's certificate; empty: a self-signed one of the release's own.")] = ""
+
+
+class NamespaceSelector(Section, frozen=True):
+    """A selector of namespaces by their labels."""
+
+    match_labels: Annotated[Map, Meta(description="Labels that a namespace must have.")] = {}
+    match_expressions: Annotated[list[Free], Meta(description="Further conditions on its labels.")] = []
 
 
 class Webhook(Section, frozen=True):
@@ -102,8 +109,9 @@ class Webhook(Section, frozen=True):
     ] = "selfManaged"
     issuer_ref: Annotated[IssuerRef, Meta(description="With `certManager`: the issuer.")] = IssuerRef()
     namespace_selector: Annotated[
-        Free, Meta(description=f"Narrows the namespaces further. Those labelled `{OPT_OUT}: disabled` are left out in any case.")
-    ] = {}
+        NamespaceSelector,
+        Meta(description=f"Narrows the namespaces further. Those labelled `{OPT_OUT}: disabled` are left out in any case."),
+    ] = NamespaceSelector()
 
 
 class AdmissionPolicy(Section, frozen=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -23,7 +24,8 @@ from dtesn_operator.inject import missed
 from dtesn_operator.kinds import DTESN_BATCHER, Manifest, ObjectKey
 from dtesn_operator.webhook import server
 from dtesn_operator.webhook.certificates import SETTLE, Certificates, advance
-from dtesn_operator.webhook.keeper import CONFIGURATION, Place, keep
+from dtesn_operator.webhook.keeper import CONFIGURATION, SECRET, Place, keep
+from dtesn_operator.webhook.running import Webhook, kept
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSTS = ("127.0.0.1",)
@@ -355,3 +357,21 @@ async def both_agree(client: Client, where: Place, at: datetime, *replicas: Repl
             one.take(await keep(client, where, at))
         if len({one.certificates for one in replicas} | set(before)) == 1:
             return before[0]
+
+
+async def test_two_replicas_that_start_at_once_serve_the_same_certificate(client: Client, namespace: str) -> None:
+    async def lookup(namespace: str, name: str) -> Manifest | None:
+        return await client.get(ObjectKey(DTESN_BATCHER, namespace, name))
+
+    sources = [kept(client, place(namespace)) for _ in range(2)]
+    replicas = [Webhook(server.application(lookup, lambda: CLUSTER), source, "127.0.0.1", 0) for source in sources]
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one.run()) for one in replicas]
+        while any(one.not_ready() for one in replicas):  # noqa: ASYNC110 - it is the API server that is waited for
+            await asyncio.sleep(0.05)
+        served = [await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", one.port)) for one in replicas]
+        for task in tasks:
+            task.cancel()
+    secret = await client.get(ObjectKey(SECRET, namespace, "dtesn-webhook"))
+    assert secret is not None
+    assert {b64decode(secret["data"]["tls.crt"]).decode()} == set(served)

@@ -183,6 +183,60 @@ def test_a_quota_that_forbids_pods_is_quoted(cluster: Cluster) -> None:
 
 
 @pytest.mark.usefixtures("operator")
+def test_an_application_on_the_sidecars_port_is_told_and_the_rest_goes_on(cluster: Cluster) -> None:
+    container = {"name": "app", "image": "registry.example/app:1", "ports": [{"containerPort": 8080}]}
+    cluster.apply(batcher(template={"spec": {"containers": [container]}}), batcher("other"))
+    found = cluster.until_condition("Degraded", "True", "TemplateInvalid")
+    assert "8080" in found["message"]
+    cluster.until_ready("other")
+
+
+@pytest.fixture
+def refusing(cluster: Cluster) -> Iterator[str]:
+    """A policy that refuses the Service `demo`, for the namespace alone; its name."""
+    name = f"refuse-{cluster.namespace}"
+    rule = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE", "UPDATE"], "resources": ["services"]}
+    policy = {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": name},
+        "spec": {
+            "matchConstraints": {"resourceRules": [rule]},
+            "validations": [{"expression": "object.metadata.name != 'demo'", "message": "not on a Friday"}],
+        },
+    }
+    namespaces = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": cluster.namespace}}}
+    binding = {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": name},
+        "spec": {"policyName": name, "validationActions": ["Deny"], "matchResources": namespaces},
+    }
+    cluster.plane.apply(policy, binding)
+    until(lambda: not _may_create_a_service(cluster), what="the policy in force")
+    yield name
+    cluster.kubectl("delete", "validatingadmissionpolicy,validatingadmissionpolicybinding", name, "--ignore-not-found")
+
+
+def _may_create_a_service(cluster: Cluster) -> bool:
+    command = ("create", "service", "clusterip", "demo", "--tcp=80", "--dry-run=server", "-n", cluster.namespace)
+    return cluster.plane.kubectl(*command, check=False).returncode == 0
+
+
+@pytest.mark.usefixtures("operator")
+def test_an_admission_policy_that_refuses_is_quoted_stops_nobody_else_and_is_asked_again(cluster: Cluster, refusing: str) -> None:
+    cluster.apply(batcher(), batcher("other"))
+    found = cluster.until_condition("Degraded", "True", "ObjectRefused")
+    assert "the Service demo" in found["message"]
+    assert "not on a Friday" in found["message"]
+    cluster.until_ready("other")
+    cluster.until_ready()  # its pods run: only the Service is missing
+    cluster.kubectl("delete", "validatingadmissionpolicy,validatingadmissionpolicybinding", refusing)
+    cluster.until_condition("Degraded", "False", "AsExpected", seconds=90)
+    assert cluster.exists("service/demo")
+
+
+@pytest.mark.usefixtures("operator")
 def test_a_gpu_that_no_node_has_is_told_from_the_pods(cluster: Cluster) -> None:
     cluster.apply(batcher(gpu={"count": 1}))
     found = cluster.until_condition("Degraded", "True", "PodsFailing")

@@ -69,12 +69,22 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- if and .Values.webhook.enabled (eq .Values.webhook.certificates "certManager") -}}true{{- end -}}
 {{- end -}}
 
+{{- /* Whether `helm test` makes a namespace for itself. */ -}}
+{{- define "dtesn.testNamespaceOwn" -}}
+{{- if not (or .Values.tests.namespace .Values.scope.namespaces) -}}true{{- end -}}
+{{- end -}}
+
+{{- /* Helm deletes its own after the test, so nobody else's may bear the name: hence the digest. */ -}}
 {{- define "dtesn.testNamespace" -}}
-{{- default (first (append .Values.scope.namespaces (printf "%s-test" (include "dtesn.fullname" .)))) .Values.tests.namespace -}}
+{{- $own := printf "%s-%s" (include "dtesn.fullname" .) (printf "%s/%s" .Release.Namespace .Release.Name | sha256sum | trunc 8) -}}
+{{- .Values.tests.namespace | default (first (append .Values.scope.namespaces $own)) -}}
 {{- end -}}
 
 {{- /* What no schema can say. */ -}}
 {{- define "dtesn.check" -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" (include "dtesn.fullname" .)) -}}
+{{- fail (printf "%s cannot be the name of a Service: give the release another name, or set fullnameOverride" (include "dtesn.fullname" .)) -}}
+{{- end -}}
 {{- if and .Values.scope.namespaces (include "dtesn.selfManaged" .) -}}
 {{- fail "with scope.namespaces the operator has no right to publish the webhook's certificate: set webhook.certificates=certManager, or webhook.enabled=false" -}}
 {{- end -}}

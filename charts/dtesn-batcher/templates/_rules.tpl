@@ -32,10 +32,13 @@
 - apiGroups: [monitoring.coreos.com]
   resources: [podmonitors]
   verbs: [get, list, watch, create, patch, delete]
-# Pods are asked for their figures, and annotated so that their kubelet brings new settings at once.
+# Pods are counted, and annotated so that their kubelet brings new settings at once; their events say why one does not start.
 - apiGroups: [""]
   resources: [pods]
-  verbs: [list, patch]
+  verbs: [list, watch, patch]
+- apiGroups: [""]
+  resources: [events]
+  verbs: [list]
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create]
