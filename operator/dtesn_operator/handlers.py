@@ -35,6 +35,7 @@ def settings() -> kopf.OperatorSettings:
     found = kopf.OperatorSettings()
     found.posting.enabled = False
     found.scanning.disabled = True
+    found.process.ultimate_exiting_timeout = None
     found.networking.error_backoffs = Backoffs()
     found.networking.connect_timeout = 5.0
     found.networking.request_timeout = 60.0
@@ -66,7 +67,7 @@ async def watch(on_event: OnEvent, namespaces: Sequence[str], optional: frozense
     logging.getLogger("kopf").setLevel(logging.WARNING)
     identity: Any = names.FIELD_MANAGER  # by itself kopf asks for the user's name, and many a container's user has none
     kinds = [kind for kind in (DTESN_BATCHER, *OWNED, POD) if not kind.optional or kind in optional]
-    await kopf.operator(
+    tasks = await kopf.spawn_tasks(
         registry=registry(on_event, kinds),
         settings=settings(),
         clusterwide=not namespaces,
@@ -76,3 +77,12 @@ async def watch(on_event: OnEvent, namespaces: Sequence[str], optional: frozense
         ready_flag=ready,
         stop_flag=stop,
     )
+    # Not kopf.run_tasks: it takes every task that was made since for its own, and cancels the work and the handing over of the lease.
+    try:
+        ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in ended:
+        task.result()

@@ -88,9 +88,23 @@ class Reconciler:
             await self._write(batcher, memory, view)
             return Next()
         ahead = plan(batcher.uid, wanted.objects, self.store.owned(key), memory.settled)
+        if batcher.status and any(isinstance(action, Create) for action in ahead.actions) and not await self._alive(manifest):
+            return Next(STALE_RETRY if self.store.resource(key) is not None else None)
         if batcher.spec.template is not None and (trouble := await self._template_trouble(ahead.actions)) is not None:
             return await self._hold(manifest, memory, key, trouble)
         return await self._follow(key, batcher, wanted, ahead, memory)
+
+    async def _alive(self, manifest: Manifest) -> bool:
+        """Whether the resource is still there, asked before what it owned is made anew: its end may be why that is gone."""
+        metadata = manifest["metadata"]
+        found = await self.client.get(ObjectKey(DTESN_BATCHER, metadata["namespace"], metadata["name"]))
+        if found is not None and found["metadata"]["uid"] == metadata["uid"]:
+            return True
+        self.memories.pop(metadata["uid"], None)
+        self.store.gone(manifest)
+        if found is not None:
+            self.store.seen(found)
+        return False
 
     async def _template_trouble(self, actions: Sequence[Action]) -> Trouble | None:
         """What is wrong with the user's pod template, asked before anything is changed."""

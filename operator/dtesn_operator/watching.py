@@ -36,6 +36,7 @@ class Watches:
         self._client, self._namespaces = client, namespaces
         self._on_event, self._changed = on_event, changed
         self._interval = interval
+        self._served: dict[Kind, bool] = {}
         self.begun = asyncio.Event()
         self.trouble = "the watches have not begun"
 
@@ -83,4 +84,13 @@ class Watches:
                 log.warning("discovery: %s", error)
 
     async def _found(self) -> frozenset[Kind]:
-        return frozenset([kind for kind in OWNED if kind.optional and await self._client.serves(kind)])
+        """The optional kinds. One whose question fails keeps its last answer; raises where it has none."""
+        failed: OperatorError | None = None
+        for kind in (kind for kind in OWNED if kind.optional):
+            try:
+                self._served[kind] = await self._client.serves(kind)
+            except OperatorError as error:
+                failed = failed or (error if kind not in self._served else None)
+        if failed is not None:
+            raise failed
+        return frozenset(kind for kind, served in self._served.items() if served)

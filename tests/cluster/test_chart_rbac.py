@@ -90,7 +90,7 @@ def everything_is_changed_and_taken_away(cluster: batchers.Cluster) -> None:
     cluster.edited("dtesnbatcher/full", '{"spec": {"batching": {"maxBatchSize": 64}}}')
     wanted = until(lambda: "64" in cluster.get("configmap/full")["data"]["batcher.yaml"] and hash_of(cluster, "full"), what="the settings")
     until(lambda: all(told(pod) == wanted for pod in pods_of(cluster, "full")), what="pods that are told")
-    cluster.apply(batcher("full"), batcher("keda"), batcher("claim", replicas=1))
+    cluster.apply(batcher("full", injection={"enabled": True}), batcher("keda"), batcher("claim", replicas=1))
     gone = ("poddisruptionbudget/full", "networkpolicy/full", "podmonitor/full", "hpa/full", "scaledobject/keda")
     until(lambda: not any(cluster.exists(one) for one in gone), what="the end of what is no longer asked for")
     until(lambda: cluster.get("resourceclaimtemplates")["items"] == [], what="the end of the claim's template")

@@ -137,7 +137,6 @@ def test_what_happens_while_watches_are_cut_again_and_again_is_not_missed(cluste
     until(lambda: {one["metadata"]["name"] for one in cluster.get("deployments")["items"]} == wanted, 60, what="no others")
 
 
-@pytest.mark.xfail(strict=True, reason="a resource whose end no watch told is reconciled until the next resync")
 @pytest.mark.usefixtures("operator")
 def test_a_resource_that_went_unseen_is_not_acted_on(cluster: Cluster, way: FaultyWay) -> None:
     """The watch of resources is away while one is deleted; the others then tell of the end of all that it owned."""

@@ -107,7 +107,6 @@ def test_one_of_two_acts_and_the_other_takes_over_when_it_is_killed(cluster: Clu
     assert pair.acted() == [leader, other]
 
 
-@pytest.mark.xfail(strict=True, reason="after SIGTERM the lease is still held, so the other waits for its end")
 def test_a_leader_that_ends_hands_over_at_once(cluster: Cluster, pair: Pair) -> None:
     leader, other = pair.leader()
     work(cluster, "first")

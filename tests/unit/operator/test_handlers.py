@@ -33,3 +33,18 @@ def test_delays_never_run_out_and_begin_anew_each_time() -> None:
     assert second == first[:3]
     assert max(first) <= 2.0
     assert first == sorted(first)
+
+
+@pytest.mark.looptime
+async def test_the_end_of_the_watches_ends_no_task_but_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = kubeconfig_file(tmp_path / "kubeconfig", {"server": f"http://127.0.0.1:{free_port()}"}, "nobody", {"token": "none"})
+    monkeypatch.setenv("KUBECONFIG", str(file))
+    stop, ready = asyncio.Event(), asyncio.Event()
+    watching = asyncio.ensure_future(watch(lambda _manifest, _gone: None, ["shop"], frozenset(), ready, stop))
+    await ready.wait()
+    another = asyncio.ensure_future(asyncio.sleep(3600))  # as the leader's work: begun after the watches
+    stop.set()
+    await watching
+    await asyncio.sleep(60)
+    assert not another.done()
+    another.cancel()
