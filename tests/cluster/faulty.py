@@ -72,6 +72,7 @@ class FaultyWay:
         finally:
             way._loop.call_soon_threadsafe(way._ended.set)
             thread.join()
+            way._loop.run_until_complete(_over())
             way._loop.close()
 
     def cut_watches(self) -> int:
@@ -138,6 +139,15 @@ class FaultyWay:
             finally:
                 self._watches.discard(connection)
             return response
+
+
+async def _over() -> None:
+    """The end of what is still under way, and time for the connections to be closed: TLS takes a farewell."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    await asyncio.sleep(0.3)
 
 
 _UP = web.AppKey("up", ClientSession)

@@ -85,7 +85,7 @@ def test_a_release_is_upgraded_rolled_back_uninstalled_and_installed_again_and_n
     notes = helm.install(values={"image": {"tag": "1"}})
     assert "is installed in dtesn-system and reconciles DTESNBatchers in all namespaces" in notes
     assert plane.get(f"deployment/{FULLNAME}", namespace=NAMESPACE)["status"]["availableReplicas"] == 2
-    assert "targetBatchSize" in plane.kubectl("explain", "dtesnbatcher.spec.batching").stdout
+    until(lambda: "targetBatchSize" in plane.kubectl("explain", "dtesnbatcher.spec.batching").stdout, what="the definition, published")
     with operator(plane, tmp_path):
         shop.apply(batcher())
         shop.until_ready()

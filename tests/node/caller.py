@@ -1,8 +1,9 @@
 """Sends requests at a steady rate from a pod of the cluster, until its input ends, and prints what came back as one JSON object.
 
 Sent into a pod as source (`python -c`), so it imports nothing of the tests. Its first line of input is the plan:
-{"url", "rate", "retries", "texts": [[text, [numbers of its summary]], ...], "tolerance", "timeout"}. A request begins when its time has
-come, whether or not earlier ones were answered.
+{"url", "rate", "retries", "texts": [[text, [numbers of its summary]], ...], "tolerance", "timeout"}. Requests begin when their time has
+come, whether or not earlier ones were answered: some together, so that there is something to batch, and by clients with connections
+of their own, so that every pod behind a Service gets some.
 """
 
 from __future__ import annotations
@@ -13,10 +14,14 @@ import math
 import sys
 import time
 from collections import Counter
+from contextlib import AsyncExitStack
 from typing import Any
 
 from dtesn_api.wire import ProcessResponse
 from dtesn_sidecar.client import ClientError, DTESNClient, RetryPolicy
+
+CLIENTS = 16
+TOGETHER = 8
 
 
 class Caller:
@@ -35,13 +40,14 @@ class Caller:
         """Send until the input ends, then wait for what is under way."""
         policy = RetryPolicy() if self.plan["retries"] else RetryPolicy(attempts=1)
         ended = asyncio.ensure_future(asyncio.to_thread(sys.stdin.read))
-        async with (
-            DTESNClient(self.plan["url"], timeout=self.plan["timeout"], retries=policy, max_concurrency=256) as client,
-            asyncio.TaskGroup() as group,
-        ):
+        async with AsyncExitStack() as stack:
+            made = [DTESNClient(self.plan["url"], timeout=self.plan["timeout"], retries=policy) for _ in range(CLIENTS)]
+            clients = [await stack.enter_async_context(client) for client in made]
+            group = await stack.enter_async_context(asyncio.TaskGroup())
             while not ended.done():
-                group.create_task(self._one(client, *self.plan["texts"][self.sent % len(self.plan["texts"])]))
-                self.sent += 1
+                for _ in range(TOGETHER):
+                    group.create_task(self._one(clients[self.sent % CLIENTS], *self.plan["texts"][self.sent % len(self.plan["texts"])]))
+                    self.sent += 1
                 due = self.began + self.sent / self.plan["rate"]
                 await asyncio.wait({ended}, timeout=max(0.0, due - time.monotonic()))
 

@@ -23,9 +23,11 @@ class Release:
 
     def install(self) -> None:
         """Install it, and wait until its pods are Ready."""
-        repository, _, tag = image.IMAGE.rpartition(":")
-        values = [f"--set=image.repository={repository}", f"--set-string=image.tag={tag}"]
-        self.helm("install", self.name, str(CHART), *values, "--wait", "--timeout=120s")
+        self.helm("install", self.name, str(CHART), *_image(image.IMAGE), "--wait", "--timeout=120s")
+
+    def upgrade(self, to: str) -> None:
+        """Another image of the operator; wait until it is there."""
+        self.helm("upgrade", self.name, str(CHART), *_image(to), "--wait", "--timeout=120s")
 
     def kill_pods(self) -> None:
         """SIGKILL to every pod of it. Others come in their place."""
@@ -39,3 +41,8 @@ class Release:
         if done.returncode:
             raise RuntimeError(f"helm {' '.join(arguments)}: {done.stderr.strip()}")
         return done.stdout
+
+
+def _image(name: str) -> list[str]:
+    repository, _, tag = name.rpartition(":")
+    return [f"--set=image.repository={repository}", f"--set-string=image.tag={tag}"]
