@@ -55,7 +55,8 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
             pods_are_injected(plane, cluster, running)
         with operator(plane, folder, identity="two"):  # takes the lease of one that has gone
             cluster.kubectl("delete", "dtesnbatchers", "--all")
-            until(lambda: cluster.get(",".join(OWNED))["items"] == [], what="the end of all that is owned")
+            # The garbage collector looks for new kinds every 30 seconds only.
+            until(lambda: cluster.get(",".join(OWNED))["items"] == [], 120, what="the end of all that is owned")
         granted, named = granted_to(plane)
         yield Played(granted, named, audited(plane, running.user))
 
