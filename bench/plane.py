@@ -62,6 +62,10 @@ class Resource(msgspec.Struct):
     status: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
+class _Kind(msgspec.Struct):
+    type: str
+
+
 class Event(msgspec.Struct):
     """A watch event."""
 
@@ -113,16 +117,23 @@ class World:
         """Watch until so many resources are Ready in their present generation; when the last one was, in monotonic seconds."""
         ready: set[str] = set()
         url = f"{self.plane.url}{path_of(DTESN_BATCHER, TENANTS)}"
-        decode = msgspec.json.Decoder(Event).decode
-        async with asyncio.timeout(seconds), self.session.get(url, params={"watch": "1"}) as answer:
+        async with asyncio.timeout(seconds):
+            while True:  # the API server ends watches now and then, and more so just after the definition was applied
+                async for event in self._events(url):
+                    if _is_ready(event.object):
+                        ready.add(event.object.metadata["name"])
+                        told(len(ready))
+                    if len(ready) == count:
+                        return time.monotonic()
+                await asyncio.sleep(0.2)
+
+    async def _events(self, url: str) -> AsyncIterator[Event]:
+        """The events of one watch, until it ends or says that it cannot go on."""
+        async with self.session.get(url, params={"watch": "1"}) as answer:
             async for line in answer.content:
-                event = decode(line)
-                if _is_ready(event.object):
-                    ready.add(event.object.metadata["name"])
-                    told(len(ready))
-                if len(ready) == count:
-                    return time.monotonic()
-        raise RuntimeError(f"the watch ended when {len(ready)} of {count} were ready")
+                if msgspec.json.decode(line, type=_Kind).type == "ERROR":
+                    return
+                yield msgspec.json.decode(line, type=Event)
 
 
 def cpu_seconds(processes: Mapping[str, psutil.Process]) -> dict[str, float]:
