@@ -211,10 +211,13 @@ def _mapping(kind: inspect.DictType, raw: Any, path: str, found: list[Problem], 
     if isinstance(bare(kind.value_type), inspect.AnyType):
         _plain_json(raw, path, found)
         return raw if len(found) == before else UNSET
-    for key in raw:
+    given = {key: value for key, value in raw.items() if value is not None}  # null stands for absent, as the API server has it
+    for key, value in given.items():
         if _value(kind.key_type, key, _join(path, key), found) is not UNSET:
-            _value(kind.value_type, raw[key], _join(path, key), found)
-    return raw if len(found) == before else UNSET
+            _value(kind.value_type, value, _join(path, key), found)
+    if len(found) != before:
+        return UNSET
+    return raw if len(given) == len(raw) else given
 
 
 def _plain_json(raw: object, path: str, found: list[Problem]) -> None:
