@@ -17,6 +17,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -130,12 +131,16 @@ def measure(backend: str, config: ModelConfiguration, blocks: int, budget_s: flo
     operations = 2 * n * n * (2 * depth - 1)
     equal = {count: texts([LENGTH] * count, rng) for count in (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 64, 128)}
     mixed = [texts(mixed_lengths(32, rng), rng) for _ in range(4)]
+
+    def per_operation(trees: Sequence[Tree]) -> float:
+        return compute(dense, trees, budget_s) / operations
+
     floor = floor_on(backend)
     found = [
         compare(
             f"equal lengths, {count} items, of the floor",
             floor,
-            lambda count=count: compute(dense, equal[count], budget_s) / operations,  # type: ignore[misc]
+            partial(per_operation, equal[count]),
             blocks,
             target=0.8 if count == 128 else None,
             aim=0.9 if count == 128 else None,
@@ -174,7 +179,7 @@ def measure(backend: str, config: ModelConfiguration, blocks: int, budget_s: flo
         compare(
             f"{count} items together, of one at a time",
             lambda: compute(dense, equal[1], budget_s),
-            lambda count=count: compute(dense, equal[count], budget_s),  # type: ignore[misc]
+            partial(compute, dense, equal[count], budget_s),
             blocks,
             target=1.0,
         )

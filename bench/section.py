@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from bench.drive import Load, load_generator
 from bench.neighbours import QUIET, Neighbours
@@ -127,8 +127,8 @@ async def _measure(section: str, options: argparse.Namespace, parts: Mapping[str
             with Progress(*columns, console=console, transient=True) as progress:
                 task = progress.add_task(f"{section}: {name}", total=None)
 
-                def advance(what: str, name: str = name, progress: Progress = progress, task: object = task) -> None:
-                    progress.update(task, description=f"{section}: {name}: {what}")  # type: ignore[arg-type]
+                def advance(what: str, name: str = name, progress: Progress = progress, task: TaskID = task) -> None:
+                    progress.update(task, description=f"{section}: {name}: {what}")
 
                 bench = Bench(load, console, options.quick, options, _advance=advance)
                 began = time.monotonic()

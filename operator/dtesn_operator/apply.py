@@ -12,7 +12,7 @@ from dtesn_api.status import Reason
 from dtesn_operator.client import Client
 from dtesn_operator.errors import ApiFailed
 from dtesn_operator.kinds import DEPLOYMENT, Kind, Manifest, ObjectKey
-from dtesn_operator.plan import Action, Apply, Create, Delete, applied, controller_uid, differs, on_record, revision
+from dtesn_operator.plan import Action, Apply, Create, Delete, Plan, applied, controller_uid, differs, on_record, revision
 from dtesn_operator.status import Trouble
 from dtesn_operator.store import Store
 
@@ -119,6 +119,15 @@ async def _exists(client: Client, key: ObjectKey, owner_uid: str, store: Store, 
         outcome.stale = True
     else:
         outcome.troubles.append(name_conflict(key))
+
+
+async def template_trouble(client: Client, ahead: Plan) -> Trouble | None:
+    """What is wrong with the user's pod template, asked before anything is changed."""
+    for action in ahead.actions:
+        if action.key.kind == DEPLOYMENT and isinstance(action, Create | Apply):
+            metadata = {name: value for name, value in action.manifest["metadata"].items() if name != "uid"}
+            return await tried(client, {**action.manifest, "metadata": metadata})
+    return None
 
 
 async def tried(client: Client, manifest: Manifest) -> Trouble | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from dtesn_api.problems import SpecInvalid
+from dtesn_api.status import Observed
 from dtesn_operator import observe, status
 from dtesn_operator.batcher import stored
 from dtesn_operator.observe import Reading
@@ -69,7 +70,7 @@ class Rounds:
         self._skips[uid] = (of, of)
 
 
-def _worth_telling(before: Reading | None, memory: Memory, shown: object, now: float) -> bool:
+def _worth_telling(before: Reading | None, memory: Memory, shown: Observed | None, now: float) -> bool:
     """Whether the reading would change the status: the figures to show, or whether there is any."""
     reading = memory.reading
     if reading is None:
@@ -78,4 +79,4 @@ def _worth_telling(before: Reading | None, memory: Memory, shown: object, now: f
         return True
     fresh = observe.observed_of(reading.bodies)
     since = now - memory.observed_at if memory.observed_at is not None else 0.0
-    return observe.kept(shown, fresh, since) != shown  # type: ignore[arg-type]
+    return observe.kept(shown, fresh, since) != shown

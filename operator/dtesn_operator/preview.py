@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 from dtesn_api import names
 from dtesn_api.problems import SpecInvalid
 from dtesn_api.status import Reason
-from dtesn_operator.apply import kind_missing, name_conflict, tried
+from dtesn_operator.apply import kind_missing, name_conflict, template_trouble
 from dtesn_operator.batcher import Batcher, stored
 from dtesn_operator.client import Client, path_of
 from dtesn_operator.desired import Cluster, Desired, desired
@@ -77,7 +77,7 @@ async def preview(client: Client, manifest: Manifest, cluster: Cluster, field_ma
         return Preview(resource, paused=True)
     observed = await _observed(client, batcher, wanted, cluster.available)
     ahead = plan(uid, wanted.objects, observed)
-    if batcher.spec.template is not None and (trouble := await _template_trouble(client, ahead)) is not None:
+    if batcher.spec.template is not None and (trouble := await template_trouble(client, ahead)) is not None:
         return Preview(resource, troubles=(trouble,))
     applies = [action for action in ahead.actions if isinstance(action, Apply)]
     changed = {one.key: differences(one.manifest, observed[one.key], await _complete(client, one)) for one in applies}
@@ -142,15 +142,6 @@ async def _observed(client: Client, batcher: Batcher, wanted: Desired, available
         if key not in found and (other := await client.get(key)) is not None:
             found[key] = other
     return found
-
-
-async def _template_trouble(client: Client, ahead: Plan) -> Trouble | None:
-    """What is wrong with the user's pod template."""
-    for action in ahead.actions:
-        if action.key.kind == DEPLOYMENT and not isinstance(action, Delete):
-            metadata = {name: value for name, value in action.manifest["metadata"].items() if name != "uid"}
-            return await tried(client, {**action.manifest, "metadata": metadata})
-    return None
 
 
 def _of_resource(key: ObjectKey, before: Manifest | None, after: Manifest) -> Change:

@@ -10,7 +10,7 @@ from typing import Any, Final
 from dtesn_api.problems import SpecInvalid
 from dtesn_api.status import Reason
 from dtesn_operator import following, observe, status
-from dtesn_operator.apply import Outcome, carry_out, kind_missing, name_conflict, tried
+from dtesn_operator.apply import Outcome, carry_out, kind_missing, name_conflict, template_trouble
 from dtesn_operator.batcher import Batcher, stored, unread
 from dtesn_operator.client import Client
 from dtesn_operator.desired import Cluster, Desired, desired
@@ -90,7 +90,7 @@ class Reconciler:
         ahead = plan(batcher.uid, wanted.objects, self.store.owned(key), memory.settled)
         if batcher.status and any(isinstance(action, Create) for action in ahead.actions) and not await self._alive(manifest):
             return Next(STALE_RETRY if self.store.resource(key) is not None else None)
-        if batcher.spec.template is not None and (trouble := await self._template_trouble(ahead.actions)) is not None:
+        if batcher.spec.template is not None and (trouble := await template_trouble(self.client, ahead)) is not None:
             return await self._hold(manifest, memory, key, trouble)
         return await self._follow(key, batcher, wanted, ahead, memory)
 
@@ -105,14 +105,6 @@ class Reconciler:
         if found is not None:
             self.store.seen(found)
         return False
-
-    async def _template_trouble(self, actions: Sequence[Action]) -> Trouble | None:
-        """What is wrong with the user's pod template, asked before anything is changed."""
-        for action in actions:
-            if action.key.kind == DEPLOYMENT and isinstance(action, Create | Apply):
-                metadata = {name: value for name, value in action.manifest["metadata"].items() if name != "uid"}
-                return await tried(self.client, {**action.manifest, "metadata": metadata})
-        return None
 
     async def _follow(self, key: Key, batcher: Batcher, wanted: Desired, ahead: Plan, memory: Memory) -> Next:
         repaired = _repaired(batcher, ahead.actions)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
+from dtesn_sidecar.batching.entrance import ITEM
 from dtesn_sidecar.compute.job import Job
-from dtesn_sidecar.errors import DTESNError
+from dtesn_sidecar.errors import DTESNError, RequestTooLarge
 from dtesn_sidecar.model.inputs import parse_input
 from dtesn_sidecar.model.trees import Tree
 
@@ -22,6 +23,8 @@ MAX_FLOATS: Final = 1 << 24
 LEAST_TIMEOUT: Final = 1e-3
 """Seconds left to who has used up his time: expired at once, but by the manager, who counts it."""
 
+E = TypeVar("E", bound=Exception)
+
 _CHUNK_ITEMS: Final = 1024
 _CHUNK_FLOATS: Final = 1 << 22
 _PARSED_AT_ONCE: Final = 32
@@ -32,6 +35,25 @@ def floats(wanted: Wanted, outputs: int) -> int:
     if wanted.output == "readout":
         return outputs
     return 2 * wanted.depth * (2 if wanted.output == "summary" else wanted.esn_size)
+
+
+def bounded(count: int, numbers: int) -> None:
+    """Refuse an answer of so many items of so many numbers each that may not be held as a whole. Raises RequestTooLarge."""
+    if count * numbers > MAX_FLOATS:
+        raise RequestTooLarge(
+            f"the answer to {count} inputs would hold {count * numbers} numbers, at most {MAX_FLOATS} are allowed; "
+            "ask for the summary, for fewer inputs, or for the answers as a stream",
+            field="inputs",
+            value=f"{count} inputs",
+            expected=f"at most {MAX_FLOATS // numbers} inputs, or the answers as a stream",
+        )
+
+
+def naming(error: E, field: str) -> E:
+    """The error; where it names the manager's item, it names the caller's field instead."""
+    if isinstance(error, RequestTooLarge) and error.field == ITEM:
+        error.field = field
+    return error
 
 
 def chunks(count: int, numbers: int) -> Iterator[range]:

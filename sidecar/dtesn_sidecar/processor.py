@@ -20,10 +20,9 @@ import msgspec
 
 from dtesn_api.spec import BatchConfiguration, ModelConfiguration
 from dtesn_api.wire import BatchMetricsResponse, EngineIntegration, ModelInfo, PerformanceMetrics, RequestOptions
-from dtesn_sidecar.batching.entrance import ITEM
 from dtesn_sidecar.batching.manager import DynamicBatchManager
 from dtesn_sidecar.batching.snapshot import Completed
-from dtesn_sidecar.bulk import LEAST_TIMEOUT, MAX_FLOATS, chunks, floats, parsed, submitted
+from dtesn_sidecar.bulk import LEAST_TIMEOUT, bounded, chunks, floats, naming, parsed, submitted
 from dtesn_sidecar.compute import offload
 from dtesn_sidecar.compute.child import COMMAND
 from dtesn_sidecar.compute.engine import Engine
@@ -31,6 +30,7 @@ from dtesn_sidecar.compute.job import Job, probe_of, work_of
 from dtesn_sidecar.errors import Draining, InvalidInput, RequestTooLarge
 from dtesn_sidecar.figures import LoadSources, batch_metrics, performance_metrics
 from dtesn_sidecar.model.inputs import parse_input
+from dtesn_sidecar.model.readout.value import readout_of
 from dtesn_sidecar.model.trees import Tree
 from dtesn_sidecar.model.weights import echo_state_warning
 from dtesn_sidecar.outputs import BatchOutcome, Processed, Timing, encode, encode_with, large_arrays, processed_output
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from dtesn_sidecar.compute.helper import Helper
     from dtesn_sidecar.load.tracker import ServerLoadTracker
     from dtesn_sidecar.model.backend import BackendName
-    from dtesn_sidecar.model.readout.value import Readout
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +52,6 @@ _METRICS_FRESH: Final = 0.05  # seconds for which the figures beside every answe
 _clock: Final = time.monotonic  # not the loop's, which uvloop rounds to milliseconds and reads once per turn
 
 R = TypeVar("R", bound=RequestOptions)
-E = TypeVar("E", bound=Exception)
 
 
 class DTESNProcessor:
@@ -88,7 +86,7 @@ class DTESNProcessor:
         worker_command: Sequence[str] = COMMAND,
     ) -> None:
         self.config = config if config is not None else ModelConfiguration()
-        self.readout = _readout(self.config)
+        self.readout = readout_of(self.config)
         self.batching_enabled = enable_dynamic_batching
         self._load = LoadSources(server_load_tracker)
         layer = None if self.readout is None else self.readout.layer
@@ -236,7 +234,7 @@ class DTESNProcessor:
         try:
             completed = await self.manager.submit_detailed(job, priority, left, direct=not (enable_batching and self.batching_enabled))
         except RequestTooLarge as error:
-            raise _naming(error, "input_data") from None
+            raise naming(error, "input_data") from None
         finally:
             self._engine.store.release(wanted.esn_size)
         return self._processed(job, completed, began, build)
@@ -288,14 +286,8 @@ class DTESNProcessor:
             raise InvalidInput("inputs is empty, expected at least one", field="inputs", value="empty", expected="at least one")
         wanted = self._checked(**options)
         numbers = floats(wanted, 0 if self.readout is None else self.readout.outputs)
-        if held and len(inputs) * numbers > MAX_FLOATS:
-            raise RequestTooLarge(
-                f"the answer to {len(inputs)} inputs would hold {len(inputs) * numbers} numbers, at most {MAX_FLOATS} are allowed; "
-                "ask for the summary, for fewer inputs, or for the answers as a stream",
-                field="inputs",
-                value=f"{len(inputs)} inputs",
-                expected=f"at most {MAX_FLOATS // numbers} inputs, or the answers as a stream",
-            )
+        if held:
+            bounded(len(inputs), numbers)
         build, left = await self._hold(wanted)
         until = None if left is None else _clock() + left
         try:
@@ -315,7 +307,7 @@ class DTESNProcessor:
                         if isinstance(outcome, Completed):
                             yield BatchOutcome(index, "success", self._processed(jobs[index], outcome, began, build))
                         else:
-                            yield BatchOutcome(index, "error", error=_naming(outcome, f"inputs[{index}]"))
+                            yield BatchOutcome(index, "error", error=naming(outcome, f"inputs[{index}]"))
         finally:
             self._engine.store.release(wanted.esn_size)
 
@@ -406,30 +398,3 @@ class DTESNProcessor:
         self._probes += 1
         job = probe_of(self.config, self._probes)
         return job, work_of(self.config, job)
-
-
-def _naming(error: E, field: str) -> E:
-    """The error; where it names the manager's item, it names the caller's field instead."""
-    if isinstance(error, RequestTooLarge) and error.field == ITEM:
-        error.field = field
-    return error
-
-
-def _readout(model: ModelConfiguration) -> Readout | None:
-    if model.readout is None:
-        return None
-    from dtesn_sidecar.model.readout.store import load_readout, path_of  # safetensors is for those who serve a readout
-
-    readout = load_readout(path_of(model.readout), model)
-    kind = "regression" if readout.labels is None else f"classifier of {len(readout.labels)} labels"
-    log.info("readout: a %s for membrane_depth %d and esn_size %d, sha256 %s", kind, readout.depth, readout.esn_size, readout.digest)
-    if not readout.is_for(model.membrane_depth, model.esn_size):
-        log.warning(
-            "the readout is for membrane_depth %d and esn_size %d, the model's own are %d and %d: predictions are only for requests that "
-            "name the readout's",
-            readout.depth,
-            readout.esn_size,
-            model.membrane_depth,
-            model.esn_size,
-        )
-    return readout

@@ -223,7 +223,7 @@ async def test_a_stream_tells_each_outcome_once_and_its_closing_withdraws_the_re
 async def test_an_answer_too_large_to_hold_is_refused_and_streamed_instead(
     processor: DTESNProcessor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dtesn_sidecar.processor.MAX_FLOATS", 2 * 3 * 32 * 4)
+    monkeypatch.setattr("dtesn_sidecar.bulk.MAX_FLOATS", 2 * 3 * 32 * 4)
     assert len(await processor.process_batch(["a"] * 4, output="features")) == 4
     with pytest.raises(RequestTooLarge):
         await processor.process_batch(["a"] * 5, output="features")

@@ -63,7 +63,7 @@ async def test_a_prediction_is_the_readout_of_the_features_alone_or_in_a_batch(
 
 
 async def test_a_bulk_call_of_predictions_is_bounded_by_their_own_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dtesn_sidecar.processor.MAX_FLOATS", 30)
+    monkeypatch.setattr("dtesn_sidecar.bulk.MAX_FLOATS", 30)
     async with serving(tmp_path, made(None)) as processor:
         outcomes = await processor.process_batch(["text"] * 10)
         assert [outcome.status for outcome in outcomes] == ["success"] * 10

@@ -160,8 +160,7 @@ def _grace_problems(given: object, spec: DTESNBatcherSpec) -> list[Problem]:
     if given is None:
         return []
     least = least_grace(spec)
-    integral = isinstance(given, (int, float)) and not isinstance(given, bool) and given == int(given)
-    if integral and least <= given < _MOST_GRACE:  # type: ignore[operator]
+    if isinstance(given, (int, float)) and not isinstance(given, bool) and least <= given < _MOST_GRACE and given == int(given):
         return []
     words = f"an integer of at least {least}: spec.sidecar.drainDelaySeconds, a second for requests and a margin of 10"
     return [problem(f"{_PATH}.spec.terminationGracePeriodSeconds", given, words)]

@@ -56,7 +56,7 @@ async def listen(app: web.Application, context: ssl.SSLContext, host: str, port:
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port, ssl_context=context).start()
-    except BaseException:
+    except BaseException:  # cancelled too: a runner that is set up and never returned would be nobody's to clean up
         await runner.cleanup()
         raise
     return runner

@@ -10,6 +10,7 @@ A file is bounded, then summed, then parsed; nothing in it is ever executed. Wha
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import struct
 import tempfile
@@ -30,6 +31,8 @@ from dtesn_sidecar.model.readout.value import PINNED, OutputLayer, Readout, unli
 
 if TYPE_CHECKING:
     from dtesn_api.spec import ReadoutSource
+
+log = logging.getLogger(__name__)
 
 FORMAT: Final = 1
 KEY: Final = "dtesn_readout"
@@ -226,3 +229,20 @@ def model_section(model: ModelConfiguration) -> dict[str, Any]:
     """The part of `spec.model` that serves a readout fitted for this model."""
     wire = to_wire(model)
     return {wire_name(name): wire[wire_name(name)] for name in _FITTED}
+
+
+def named_readout(model: ModelConfiguration, source: ReadoutSource) -> Readout:
+    """The readout that a model names, told of in the log. Raises SpecInvalid, as `load_readout` does."""
+    readout = load_readout(path_of(source), model)
+    kind = "regression" if readout.labels is None else f"classifier of {len(readout.labels)} labels"
+    log.info("readout: a %s for membrane_depth %d and esn_size %d, sha256 %s", kind, readout.depth, readout.esn_size, readout.digest)
+    if not readout.is_for(model.membrane_depth, model.esn_size):
+        log.warning(
+            "the readout is for membrane_depth %d and esn_size %d, the model's own are %d and %d: predictions are only for requests that "
+            "name the readout's",
+            readout.depth,
+            readout.esn_size,
+            model.membrane_depth,
+            model.esn_size,
+        )
+    return readout

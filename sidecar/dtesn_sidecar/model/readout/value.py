@@ -122,3 +122,12 @@ def unlike(fitted: ModelConfiguration, served: ModelConfiguration, where: str = 
             message = f"{path} is {shown(ours)}, but the readout was fitted with {shown(theirs)}"
             found.append(Problem(field=path, value=ours, expected=f"{theirs}, with which the readout was fitted", message=message))
     return found
+
+
+def readout_of(model: ModelConfiguration) -> Readout | None:
+    """The readout that the model names, if it does. Raises SpecInvalid with every problem where it cannot be served."""
+    if model.readout is None:
+        return None
+    from dtesn_sidecar.model.readout.store import named_readout  # safetensors is for those who serve a readout
+
+    return named_readout(model, model.readout)
