@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -217,6 +218,7 @@ def test_the_admission_policy_refuses_authors_without_deployment_rights_and_reso
     plane: ControlPlane, helm: Helm, shop: batchers.Cluster, authors: dict[str, Path]
 ) -> None:
     helm.install()
+    numbers = itertools.count(1)
 
     def does(who: str, *arguments: str, namespace: str = shop.namespace, data: str | None = None) -> str:
         """What kubectl says to this author: an empty text where it did it."""
@@ -227,7 +229,8 @@ def test_the_admission_policy_refuses_authors_without_deployment_rights_and_reso
     def writes(who: str, name: str, namespace: str = shop.namespace, **spec: Any) -> str:
         return does(who, "apply", "--filename=-", namespace=namespace, data=json.dumps(batcher(name, **spec)))
 
-    until(lambda: "may not create Deployments" in writes("narrow", "probe"), what="the policy in force")
+    # With another spec each time: what was let in before the policy was in force may be written again as it is.
+    until(lambda: "may not create Deployments" in writes("narrow", "probe", replicas=next(numbers)), what="the policy in force")
     user = f"system:serviceaccount:{shop.namespace}:narrow"
     assert f"a DTESNBatcher makes a Deployment, and {user} may not create Deployments in the namespace {shop.namespace}" in writes(
         "narrow", "refused"
