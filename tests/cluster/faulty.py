@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import selectors
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -54,7 +55,8 @@ class FaultyWay:
         self._cluster = cluster
         self._tag = tag
         self._watches: set[asyncio.Transport] = set()
-        self._loop = asyncio.new_event_loop()
+        self._selector = selectors.DefaultSelector()
+        self._loop = asyncio.SelectorEventLoop(self._selector)
         self._ended = asyncio.Event()
 
     @classmethod
@@ -72,7 +74,6 @@ class FaultyWay:
         finally:
             way._loop.call_soon_threadsafe(way._ended.set)
             thread.join()
-            way._loop.run_until_complete(_over())
             way._loop.close()
 
     def cut_watches(self) -> int:
@@ -100,9 +101,11 @@ class FaultyWay:
             ready.set()
             await self._ended.wait()
             await self._cut()
+            await _over()
             await runner.cleanup()
-            if up.connector is not None:
-                await up.connector.close(abort_ssl=True)  # without the farewell of TLS, for which the loop would have to wait
+        async with asyncio.timeout(10):  # connections that a cancelled call closed say farewell first, as TLS wants it
+            while len(self._selector.get_map()) > 1:  # noqa: ASYNC110 - no event tells; the one that stays is the loop itself
+                await asyncio.sleep(0.01)
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         call = Call(request.method, request.path, dict(request.query))
@@ -149,7 +152,6 @@ async def _over() -> None:
     for task in others:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
-    await asyncio.sleep(0)  # a turn in which connections that were aborted are closed
 
 
 _UP = web.AppKey("up", ClientSession)

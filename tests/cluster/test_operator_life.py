@@ -6,9 +6,12 @@ import json
 from collections.abc import Iterator
 
 import pytest
+from tests.cluster.audit import Write, writes
 from tests.cluster.batchers import Cluster, batcher
 from tests.cluster.control_plane import ControlPlane, until
 from tests.cluster.operator_process import IMAGE, Replica, replica
+
+from dtesn_api import names
 
 OBJECTS = ("serviceaccount/demo", "configmap/demo", "deployment/demo", "service/demo")
 
@@ -322,23 +325,15 @@ def test_once_all_is_as_wanted_nothing_is_written(cluster: Cluster) -> None:
     cluster.apply(batcher("poke"))
     cluster.until_ready("poke")
 
-    def writes() -> list[str]:
-        lines = map(json.loads, cluster.plane.audit.read_text().splitlines())
-        ours = [line for line in lines if line.get("objectRef", {}).get("namespace") == cluster.namespace]
-        return [
-            f"{line['verb']} {line['objectRef']['resource']} {line['objectRef'].get('name')}"
-            for line in ours
-            if line["verb"] in ("create", "patch", "update", "delete")
-            and "aiohttp" in line.get("userAgent", "") + "dtesn-operator"
-            and line.get("userAgent") == "dtesn-operator"
-            and line["objectRef"]["resource"] != "leases"
-            and line["objectRef"].get("name") == "demo"
-        ]
+    def written() -> list[Write]:
+        ours = [one for one in writes(cluster.plane, cluster.namespace) if one.agent == names.FIELD_MANAGER and one.name == "demo"]
+        return [one for one in ours if one.resource != "dtesnbatchers/status"]
 
     until(lambda: len(cluster.get("pods")["items"]) >= 3)
-    before = writes()
+    before = written()
+    assert before
     cluster.kubectl("label", "service/demo", "team=shop")  # events that lead to reconciles
     cluster.kubectl("label", "deployment/demo", "team=shop")
     cluster.apply(batcher("third"))
     cluster.until_ready("third")
-    assert [one for one in writes()[len(before) :] if "dtesnbatchers" not in one] == []
+    assert written() == before
