@@ -38,7 +38,9 @@ from dtesn_sidecar.pages import Live, Sources, add_page
 from dtesn_sidecar.processor import DTESNProcessor
 from dtesn_sidecar.routes import Parts, application
 from dtesn_sidecar.routes_body import BODY_SECONDS
-from dtesn_sidecar.routes_edge import CONNECTION, Edge
+from dtesn_sidecar.routes_connection import CONNECTION, Connection, dismiss
+from dtesn_sidecar.routes_edge import Edge
+from dtesn_sidecar.routes_turnstile import Turnstile
 from dtesn_sidecar.traces import both, traces_for
 
 if TYPE_CHECKING:
@@ -125,7 +127,9 @@ class Sidecar:
         try:
             assert runner.server is not None  # noqa: S101 - set by setup
             server = runner.server
-            listener = await loop.create_server(lambda: edge.protocol(server, loop), host, port, backlog=_BACKLOG)
+            # With traces each refusal is a span of its own, which the usual way makes.
+            turnstile = None if self._traces is not None else Turnstile(edge, self._gate, self._processor, parts.max_body_bytes)
+            listener = await loop.create_server(lambda: Connection(edge, server, loop, turnstile), host, port, backlog=_BACKLOG)
             bound = listener.sockets[0].getsockname()[1]
             runs = self._run_file(bound)
             self._handle_signals(loop)
@@ -145,7 +149,7 @@ class Sidecar:
                 else:
                     await stop_listening(listener)
                 self._live.close()
-                await edge.dismiss(server, _FAREWELL_SECONDS)
+                await dismiss(server, edge.farewell, _FAREWELL_SECONDS)
             finally:
                 listener.close()
                 if runs is not None:

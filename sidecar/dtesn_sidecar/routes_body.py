@@ -21,7 +21,7 @@ async def json_body(request: web.Request, at_most: int) -> bytes:
     Raises UnsupportedMediaType, RequestTooLarge (at most `at_most` bytes), MalformedBody where it breaks off, and
     HttpError 408 where it does not arrive within `BODY_SECONDS`.
     """
-    _check_type(request.headers)
+    check_type(request.headers)
     return await body_bytes(request, at_most)
 
 
@@ -50,7 +50,7 @@ async def expect(request: web.Request) -> None:
     if request.headers.get("Expect", "").lower() != "100-continue":
         raise web.HTTPExpectationFailed
     try:
-        _check_type(request.headers)
+        check_type(request.headers)
     except UnsupportedMediaType:
         return  # as the handler will say, without the body
     await _go_on(request)
@@ -79,7 +79,7 @@ async def _gathered(content: asyncio.StreamReader | object, at_most: int) -> byt
     return b"".join(chunks)
 
 
-def _check_type(headers: Mapping[str, str]) -> None:
+def check_type(headers: Mapping[str, str]) -> None:
     """JSON as it is, and in UTF-8 where it says. Raises UnsupportedMediaType."""
     if (kind := headers.get("Content-Type")) != MEDIA_JSON:
         media, _, parameters = (kind or "").partition(";")

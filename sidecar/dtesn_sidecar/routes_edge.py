@@ -13,6 +13,8 @@ import os
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from email.utils import formatdate
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
@@ -20,12 +22,12 @@ from aiohttp.web_request import BaseRequest
 
 from dtesn_api.names import HEADER_REQUEST_ID, HEADER_SERVER_TIMING, HEADER_TRACEPARENT, MEDIA_JSON, MEDIA_PROBLEM
 from dtesn_sidecar.batching.protocols import CALLER
-from dtesn_sidecar.errors import DeadlineExceeded, Draining
+from dtesn_sidecar.errors import DeadlineExceeded, Draining, DTESNError
 from dtesn_sidecar.health import Gate, Phase
 from dtesn_sidecar.logs import AccessLog, timestamp
 from dtesn_sidecar.oip import errors as oip
 from dtesn_sidecar.outputs import Timing
-from dtesn_sidecar.problems import HTTP_CODES, HttpError, answer_for, encoded
+from dtesn_sidecar.problems import HTTP_CODES, HttpError, ProblemAnswer, answer_for, encoded
 from dtesn_sidecar.traces import DISCONNECTED
 
 if TYPE_CHECKING:
@@ -38,19 +40,6 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 SERVER: Final = "dtesn-sidecar"
 OTHER: Final = "other"  # the route, in log and metrics, of every path that is not ours
 MALFORMED: Final = "malformed"
-
-# Bounds of a connection. A client that sends its head too slowly is cut off by the keep-alive timeout too.
-CONNECTION: Final[dict[str, Any]] = {
-    "keepalive_timeout": 75.0,  # above the 60 s that proxies keep idle connections
-    "max_line_size": 8190,
-    "max_field_size": 8190,
-    "max_headers": 100,
-    "lingering_time": 5.0,  # seconds for which the rest of a refused body is read, so that the answer arrives
-    "auto_decompress": False,  # a compressed body is refused: its size would be unknown
-    "access_log": None,
-}
-
-_DISMISS_AGAIN_SECONDS: Final = 0.02  # until then a connection at a request, or just made, may wait for the next
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@~-]{1,128}")
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
@@ -104,8 +93,31 @@ def server_timing(total: float, timing: Timing | None) -> str:
     )
 
 
+def as_bytes(visit: Visit, answer: ProblemAnswer, *, close: bool = False) -> tuple[bytes, bytes]:
+    """Head and body of an answer as they are sent, with the headers that every response has."""
+    body = encoded(answer)
+    headers = {
+        **answer.headers,
+        "Content-Type": MEDIA_PROBLEM,
+        "Server": SERVER,
+        HEADER_REQUEST_ID: visit.request_id,
+        HEADER_SERVER_TIMING: server_timing(time.monotonic() - visit.began, visit.timing),
+        **({} if visit.traceresponse is None else {"traceresponse": visit.traceresponse}),
+        "Content-Length": str(len(body)),
+        "Date": _date(int(time.time())),
+        **({"Connection": "close"} if close else {}),
+    }
+    status, lines = answer.document.status, "\r\n".join([f"{name}: {value}" for name, value in headers.items()])
+    return f"HTTP/1.1 {status} {answer.document.title}\r\n{lines}\r\n\r\n".encode("ascii"), body
+
+
+@lru_cache(maxsize=2)
+def _date(second: int) -> str:
+    return formatdate(second, usegmt=True)
+
+
 class Edge:
-    """The middleware and the protocol of every request."""
+    """What is done around the handler of every request, and in place of one."""
 
     def __init__(self, gate: Gate, metrics: Metrics, access: AccessLog | None, traces: Traces | None = None) -> None:
         self._gate, self._metrics, self._access, self._traces = gate, metrics, access, traces
@@ -157,39 +169,21 @@ class Edge:
         if self._gate.phase in (Phase.LEAVING, Phase.CLOSED):
             response.force_close()
 
-    def protocol(self, server: web.Server, loop: asyncio.AbstractEventLoop) -> web.RequestHandler:
-        """The protocol of a new connection."""
-        return _Connection(self, server, loop=loop, **CONNECTION)
+    def farewell(self) -> bytes:
+        """The answer to whatever an idle connection would still ask."""
+        visit = Visit({}, time.monotonic())
+        head, body = as_bytes(visit, answer_for(Draining("the server is shutting down", retry_after=1.0), visit.request_id), close=True)
+        return head + body
 
-    async def dismiss(self, server: web.Server, seconds: float) -> None:
-        """Answer every idle connection that it is over, and return once the clients have closed them, or after so many seconds.
-
-        A request may be on its way while an idle connection is closed, and would be lost without an answer. So its answer
-        is sent in advance, and the connection is read from until the client has closed it.
-        """
-        loop = asyncio.get_running_loop()
-        until = loop.time() + seconds
-        while (open_ := server.connections) and loop.time() < until:
-            for connection in open_:
-                if isinstance(connection, _Connection):
-                    connection.dismiss(self._farewell)
-            await asyncio.sleep(_DISMISS_AGAIN_SECONDS)
-
-    def _farewell(self) -> bytes:
-        request_id = next(_new_id)
-        answer = answer_for(Draining("the server is shutting down", retry_after=1.0), request_id)
-        body = encoded(answer)
-        headers = {
-            **answer.headers,
-            "Content-Type": MEDIA_PROBLEM,
-            "Content-Length": str(len(body)),
-            "Server": SERVER,
-            HEADER_REQUEST_ID: request_id,
-            HEADER_SERVER_TIMING: server_timing(0.0, None),
-            "Connection": "close",
-        }
-        head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        return f"HTTP/1.1 503 Service Unavailable\r\n{head}\r\n".encode() + body
+    def turned_away(self, visit: Visit, route: str, error: DTESNError, *, remote: str | None, received: int) -> bytes:
+        """The answer to a request that becomes none of aiohttp's, counted and logged as any other."""
+        answer = answer_for(error, visit.request_id)
+        visit.code, status = answer.document.code, answer.document.status
+        head, body = as_bytes(visit, answer)
+        self._metrics.answered(route, status)
+        what = {"method": "POST", "route": route, "status": status, "remote": remote, "received": received, "sent": len(body)}
+        self._add(visit, what)
+        return head + body
 
     def outside(self, request: BaseRequest, error: BaseException, route: str) -> web.Response:
         """The answer to what never reaches a handler, or fails outside of it."""
@@ -273,41 +267,3 @@ def _follow(visit: Visit, span: RequestTrace) -> None:
     """What the request submits from now on is part of this trace."""
     visit.span, visit.trace, visit.traceresponse = span, span.trace_id, span.traceresponse
     CALLER.set(span.caller)
-
-
-class _Connection(web.RequestHandler):
-    """aiohttp's protocol, whose own errors are problem documents too."""
-
-    __slots__ = ("_edge",)
-
-    def __init__(self, edge: Edge, server: web.Server, **settings: Any) -> None:
-        super().__init__(server, **settings)
-        self._edge = edge
-
-    def dismiss(self, farewell: Callable[[], bytes]) -> None:
-        """Where it waits for a request, send this instead, and nothing after it."""
-        waiter, transport = self._waiter, self.transport
-        if waiter is None or waiter.done() or transport is None or transport.is_closing():
-            return  # it is at a request, it was dismissed before, or it is gone
-        self.close()  # what comes from now on is read and ignored
-        transport.write(farewell())
-        transport.write_eof()
-
-    def handle_error(
-        self, request: BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
-    ) -> web.StreamResponse:
-        """What aiohttp answers where the request is not HTTP, or the middleware itself failed."""
-        if request.writer.output_size > 0 or isinstance(exc, ConnectionError):
-            raise ConnectionError("an answer has been begun already, or there is nobody to be answered")
-        error = HttpError(400) if status == 400 else exc if exc is not None else HttpError(500)
-        response = self._edge.outside(request, error, MALFORMED if status == 400 else OTHER)
-        response.force_close()
-        return response
-
-    async def finish_response(
-        self, request: BaseRequest, resp: web.StreamResponse, start_time: float | None
-    ) -> tuple[web.StreamResponse, bool]:
-        """Send the answer. An HTTPException here was raised before the middleware (an expectation that is not met)."""
-        if isinstance(resp, web.HTTPException):
-            resp = self._edge.outside(request, resp, OTHER)
-        return await super().finish_response(request, resp, start_time)

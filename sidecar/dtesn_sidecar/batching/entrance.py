@@ -50,29 +50,34 @@ def admit(core: Core, work: Work, *, priority: int, timeout: float, direct: bool
     """Accept a request, or raise `RefusedError`; InvalidInput where `priority` is none."""
     if type(priority) is not int or not 0 <= priority < PRIORITIES:
         raise InvalidInput(f"priority is {priority!r}; expected 0, 1 or 2", field="priority", value=priority, expected="0, 1 or 2")
-    config, queue, ledger = core.config, core.queue, core.ledger
+    config, ledger = core.config, core.ledger
     fixed, marginal = ledger.cost.parts(work)
     charge = charge_of(work)
     _check_size(core, work, charge, fixed + marginal)
     if config.enable_circuit_breaker:
         _check_breakers(core, direct=direct, now=now, jitter=jitter)
     key = now + priority * config.aging_ms / 1000.0
-    ahead = queue.ahead(key)
-    outlook = core.outlook(now, ahead, fixed, marginal, direct=direct)
-    if queue.items >= config.max_queue_size or queue.charge + charge > config.max_queue_nodes:
-        _check_room(core, outlook, priority, charge, now, jitter)
-    if queue.items or ledger.computing:  # on an idle device a pessimistic prediction must stay refutable
-        late = lateness(outlook, deadline=timeout, overrun=ledger.overrun.factor)
-        if late > 0.0:
-            expected = finish(outlook) * ledger.overrun.factor
-            detail = f"the predicted finish in {expected:.3f} s is beyond 0.9 of the deadline of {timeout:.3f} s"
-            raise _full("deadline", detail, late, jitter)
-        backlog = core.predicted_wait(now) if ahead.items < queue.items else wait_ahead(outlook)
-        if backlog > config.max_timeout:
-            raise _full("backlog", "more is queued than a drain could finish", backlog - config.max_timeout, jitter)
+    outlook = core.outlook(now, core.queue.ahead(key), fixed, marginal, direct=direct)
+    _check_crowd(core, outlook, priority=priority, charge=charge, timeout=timeout, now=now, jitter=jitter)
     if not ledger.cost.measured:
         return Admission(key, fixed, marginal, None, None)
     return Admission(key, fixed, marginal, wait_ahead(outlook), finish(outlook))
+
+
+def turned_away(core: Core, *, priority: int, timeout: float, direct: bool, now: float, jitter: float) -> RefusedError | None:
+    """How every request of this priority and timeout is refused now, however little it asks for; None: it must be looked at.
+
+    What a request adds to the wait only makes it later, so one without any work is the last to be refused.
+    """
+    key = now + priority * core.config.aging_ms / 1000.0
+    try:
+        if core.config.enable_circuit_breaker:
+            _check_breakers(core, direct=direct, now=now, jitter=jitter)
+        outlook = core.outlook(now, core.queue.ahead(key), direct=direct)
+        _check_crowd(core, outlook, priority=priority, charge=0, timeout=timeout, now=now, jitter=jitter)
+    except RefusedError as refused:
+        return refused
+    return None
 
 
 def displaced_by(core: Core, priority: int, charge: int) -> list[Item]:
@@ -123,6 +128,23 @@ def _check_breakers(core: Core, *, direct: bool, now: float, jitter: float) -> N
         until = circuits.batch.retry_after(now) or 0.0
         detail = "the circuit breaker is open and direct processing is at its bound"
         raise RefusedError("breaker", BreakerOpen(detail, retry_after=retry_after(until, jitter)))
+
+
+def _check_crowd(core: Core, outlook: Outlook, *, priority: int, charge: int, timeout: float, now: float, jitter: float) -> None:
+    """Refuse for what is queued and running: no room, or no time."""
+    config, queue, ledger = core.config, core.queue, core.ledger
+    if queue.items >= config.max_queue_size or queue.charge + charge > config.max_queue_nodes:
+        _check_room(core, outlook, priority, charge, now, jitter)
+    if not queue.items and not ledger.computing:  # on an idle device a pessimistic prediction must stay refutable
+        return
+    late = lateness(outlook, deadline=timeout, overrun=ledger.overrun.factor)
+    if late > 0.0:
+        expected = finish(outlook) * ledger.overrun.factor
+        detail = f"the predicted finish in {expected:.3f} s is beyond 0.9 of the deadline of {timeout:.3f} s"
+        raise _full("deadline", detail, late, jitter)
+    backlog = core.predicted_wait(now) if outlook.ahead_items < queue.items else wait_ahead(outlook)
+    if backlog > config.max_timeout:
+        raise _full("backlog", "more is queued than a drain could finish", backlog - config.max_timeout, jitter)
 
 
 def _check_room(core: Core, outlook: Outlook, priority: int, charge: int, now: float, jitter: float) -> None:

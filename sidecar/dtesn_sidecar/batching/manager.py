@@ -20,7 +20,7 @@ from .budget import SchedulingBudget
 from .bulk import BulkCall
 from .core import Core
 from .dispatch import Dispatcher
-from .entrance import SHEDDING, RefusedError, admit, charge_of, displaced_by
+from .entrance import SHEDDING, RefusedError, admit, charge_of, displaced_by, turned_away
 from .figures import Health, snapshot_of
 from .item import Bulk, Item
 from .ledger import Ledger
@@ -234,6 +234,20 @@ class DynamicBatchManager:
         costs = [work.nodes for work in works]
         await call.run(costs, one, deadline=deadline, clock=self._now, spread=spread, each=each)
 
+    def turn_away(self, priority: int, timeout: float | None, *, direct: bool = False) -> DTESNError | None:
+        """Refuse a request before anything else is known of it: the error that `submit` would raise whatever the item, or None.
+
+        It looks only while requests are being refused: the first one is `submit`'s.
+        """
+        if not self.alive or self._draining:
+            return None
+        now, ledger = self._clock(), self._ledger
+        if not ledger.timeouts.shedding(now) or (timeout is not None and timeout > self.config.max_timeout):
+            return None
+        seconds = self.default_timeout() if timeout is None else timeout
+        refused = turned_away(self._core, priority=priority, timeout=seconds, direct=direct, now=now, jitter=self._rng.random())
+        return None if refused is None else self._refused(refused, priority, now)
+
     # -- configuration and figures -------------------------------------------------------------------------------
 
     def reconfigure(self, config: BatchConfiguration) -> None:
@@ -319,9 +333,7 @@ class DynamicBatchManager:
         try:
             admission = admit(core, work, priority=priority, timeout=seconds, direct=direct, now=now, jitter=self._rng.random())
         except RefusedError as refused:
-            if refused.reason in SHEDDING:
-                ledger.timeouts.shed(now)
-            raise self._refuse(refused.reason, priority, refused.error) from None
+            raise self._refused(refused, priority, now) from None
         charge = charge_of(work)
         for displaced in displaced_by(core, priority, charge):
             ledger.timeouts.shed(now)
@@ -370,6 +382,11 @@ class DynamicBatchManager:
             expected = f"more than 0 and at most {longest:g} seconds"
             raise InvalidInput(f"timeout is {timeout!r}; expected {expected}", field="timeout", value=timeout, expected=expected)
         return float(timeout)
+
+    def _refused(self, refused: RefusedError, priority: int, now: float) -> DTESNError:
+        if refused.reason in SHEDDING:
+            self._ledger.timeouts.shed(now)
+        return self._refuse(refused.reason, priority, refused.error)
 
     def _refuse(self, reason: str, priority: int, error: DTESNError) -> DTESNError:
         self._watch.tell(self._watch.observer.refused, Refused(reason, priority, error.status, error.retry_after))

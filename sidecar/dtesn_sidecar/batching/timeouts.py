@@ -31,9 +31,13 @@ class AdaptiveTimeout:
         """A request was refused, displaced or dropped for want of time."""
         self._shed_at = now
 
+    def shedding(self, now: float) -> bool:
+        """Whether a request was shed within the last second."""
+        return now - self._shed_at < SHEDDING_SPAN
+
     def finished(self, seconds: float, now: float) -> None:
         """A request was answered after `seconds` in all."""
-        if now - self._shed_at < SHEDDING_SPAN:
+        if self.shedding(now):
             return
         self._samples.append(seconds)
         self._since += 1

@@ -22,7 +22,8 @@ from dtesn_sidecar.logs import LINES, AccessLog, LineFormatter
 from dtesn_sidecar.metrics import Gauges, Metrics
 from dtesn_sidecar.outputs import BatchOutcome, Processed, Timing
 from dtesn_sidecar.routes import Parts, application
-from dtesn_sidecar.routes_edge import CONNECTION, Edge
+from dtesn_sidecar.routes_connection import CONNECTION, Connection
+from dtesn_sidecar.routes_edge import Edge
 
 Script = Callable[[], AsyncGenerator[BatchOutcome, None]]
 BULK = "/dtesn/batch_process"
@@ -103,7 +104,7 @@ async def serving(processor: Scripted) -> AsyncIterator[Served]:
     runner = web.AppRunner(application(parts), handle_signals=False, handler_cancellation=True, shutdown_timeout=1, **CONNECTION)
     await runner.setup()
     server: Any = runner.server
-    listener = await loop.create_server(lambda: edge.protocol(server, loop), "127.0.0.1", 0)
+    listener = await loop.create_server(lambda: Connection(edge, server, loop), "127.0.0.1", 0)
     try:
         async with asyncio.timeout(250):
             yield Served(listener.sockets[0].getsockname()[1], metrics, gate, lines, access)
