@@ -52,9 +52,14 @@ def _trouble(conditions: Mapping[str, Mapping[str, Any]], status: Mapping[str, A
     if scheduled.get("status") == "False":
         return str(scheduled.get("message") or scheduled.get("reason") or "not scheduled")
     for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
-        waiting = (container.get("state") or {}).get("waiting") or {}
+        state = container.get("state") or {}
+        waiting, ended = state.get("waiting") or {}, _badly(state)
         if waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing"):
             return f"container {container['name']}: {waiting['reason']}{_said(waiting)}{_last(container)}"
+        if ended:
+            return f"container {container['name']} ended with {ended}"
+        if not container.get("ready") and (before := _badly(container.get("lastState") or {})):
+            return f"container {container['name']} ended with {before}, and starts again"
     return ""
 
 
@@ -64,6 +69,14 @@ def _said(state: Mapping[str, Any]) -> str:
 
 def _last(container: Mapping[str, Any]) -> str:
     ended = (container.get("lastState") or {}).get("terminated")
-    if not ended:
-        return ""
-    return f" (ended last with {ended.get('reason') or 'no reason'}, exit code {ended.get('exitCode')})"
+    return f" (ended last with {_how(ended)})" if ended else ""
+
+
+def _badly(state: Mapping[str, Any]) -> str:
+    """How a container ended that did not end well, or nothing."""
+    ended = state.get("terminated") or {}
+    return _how(ended) if ended.get("exitCode") else ""
+
+
+def _how(ended: Mapping[str, Any]) -> str:
+    return f"{ended.get('reason') or 'no reason'}, exit code {ended.get('exitCode')}"
