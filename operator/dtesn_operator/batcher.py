@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dtesn_api.reading import known_part
@@ -41,12 +41,15 @@ def batcher_of(manifest: Mapping[str, Any]) -> Batcher:
     )
 
 
-def stored(manifest: Mapping[str, Any]) -> Batcher:
+def stored(manifest: Mapping[str, Any], before: Batcher | None = None) -> Batcher:
     """The resource as an API server keeps it. Raises `SpecInvalid`.
 
     Fields that this version does not know are passed over: a newer definition fills in their defaults, and the API server
-    has refused those that nobody knows.
+    has refused those that nobody knows. `before`: the resource as it was read last; a spec of the same generation is not read again.
     """
+    metadata = manifest["metadata"]
+    if before is not None and (before.uid, before.generation) == (metadata.get("uid"), metadata.get("generation")):
+        return replace(before, status=manifest.get("status") or {}, deleting="deletionTimestamp" in metadata)
     return batcher_of({**manifest, "spec": known_part(DTESNBatcherSpec, manifest.get("spec"))})
 
 

@@ -25,7 +25,26 @@ from dtesn_operator.kinds import Kind, Manifest, ObjectKey
 
 TIMEOUT: Final = 30.0
 PAGE: Final = 500
-_TABLE: Final = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io,application/json"
+_METADATA: Final = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io,application/json"
+
+
+class _Named(msgspec.Struct):
+    name: str
+    uid: str
+    namespace: str = ""
+
+
+class _Item(msgspec.Struct):
+    metadata: _Named
+
+
+class _Continued(msgspec.Struct, rename={"following": "continue"}):
+    following: str = ""
+
+
+class _Page(msgspec.Struct):
+    metadata: _Continued
+    items: list[_Item] | None = None
 
 
 class Client:
@@ -51,21 +70,28 @@ class Client:
                 return None
             raise
 
-    async def list(
-        self, kind: Kind, namespace: str | None = None, *, labels: str = "", fields: str = "", metadata_only: bool = False
-    ) -> AsyncIterator[Manifest]:
+    async def list(self, kind: Kind, namespace: str | None = None, *, labels: str = "", fields: str = "") -> AsyncIterator[Manifest]:
         """All objects of a kind, page by page; of every namespace where none is given. `labels` and `fields` are selectors."""
-        chosen = {"labelSelector": labels, "fieldSelector": fields}
-        query = {"limit": str(PAGE), **{name: value for name, value in chosen.items() if value}}
-        headers = {"Accept": _TABLE} if metadata_only else {}
+        query = _chosen(labels, fields)
         while True:
-            page = await self.call("GET", path_of(kind, namespace), query=query, headers=headers)
+            page = await self.call("GET", path_of(kind, namespace), query=query)
             for item in page["items"] or ():  # an empty list may be null
                 yield {**item, "apiVersion": kind.api_version, "kind": kind.kind}
             following = page["metadata"].get("continue")
             if not following:
                 return
             query["continue"] = following
+
+    async def uids(self, kind: Kind, namespace: str | None = None, *, labels: str = "") -> AsyncIterator[tuple[ObjectKey, str]]:
+        """Key and UID of all objects of a kind, as in `list`; nothing else of them is sent, and little of that is read."""
+        query = _chosen(labels)
+        while True:
+            page = await self.call("GET", path_of(kind, namespace), query=query, headers={"Accept": _METADATA}, shape=_Page)
+            for item in page.items or ():
+                yield ObjectKey(kind, item.metadata.namespace, item.metadata.name), item.metadata.uid
+            if not page.metadata.following:
+                return
+            query["continue"] = page.metadata.following
 
     async def create(self, manifest: Manifest, kind: Kind, *, dry_run: bool = False) -> Manifest:
         """POST it as our own, unknown fields refused."""
@@ -131,8 +157,9 @@ class Client:
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
         seconds: float = TIMEOUT,
+        shape: Any = Any,
     ) -> Any:
-        """One request and its decoded answer, within so many seconds in all."""
+        """One request and its answer, decoded as `shape`, within so many seconds in all."""
         if method != "GET" and not self._allowed():
             raise LeadershipLost(f"{method} {path}: another replica may lead by now")
         try:
@@ -147,7 +174,7 @@ class Client:
         if answer.status >= 400:
             raise _failed(method, path, answer.status, data, answer.headers.get(names.HEADER_RETRY_AFTER))
         try:
-            return msgspec.json.decode(data)
+            return msgspec.json.decode(data, type=shape)
         except msgspec.DecodeError as error:
             raise ApiUnreachable(f"{method} {path}: the answer is no JSON ({error})") from error
 
@@ -157,6 +184,12 @@ def path_of(kind: Kind, namespace: str | None = None, name: str | None = None) -
     parts = ["apis", kind.group, kind.version] if kind.group else ["api", kind.version]
     parts += ["namespaces", namespace] if namespace else []
     return URL.build(path="/" + "/".join([*parts, kind.plural, *([name] if name else [])])).raw_path
+
+
+def _chosen(labels: str = "", fields: str = "") -> dict[str, str]:
+    """The query of a listing."""
+    selectors = {"labelSelector": labels, "fieldSelector": fields}
+    return {"limit": str(PAGE), **{name: value for name, value in selectors.items() if value}}
 
 
 def _failed(method: str, path: str, status: int, data: bytes, after: str | None) -> ApiFailed:

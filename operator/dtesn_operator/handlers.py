@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import kopf
 
@@ -18,6 +18,8 @@ from dtesn_operator.kinds import DTESN_BATCHER, OWNED, POD, Kind
 
 OnEvent = Callable[[Mapping[str, Any], bool], None]
 """Takes an object as it is now, and whether it is gone."""
+
+IDLE: Final = 1.0  # seconds that kopf keeps a task for an object of which nothing new is heard
 
 
 class Backoffs:
@@ -30,9 +32,42 @@ class Backoffs:
             delay = min(2.0, delay * 2)
 
 
+class NoDifferences(kopf.DiffBaseStorage):
+    """Keeps nothing of an object: by itself kopf copies each one twice at every event, to find differences that nobody asks for."""
+
+    def build(self, **_: Any) -> Any:
+        """Nothing of the object matters."""
+        return {}
+
+    def fetch(self, **_: Any) -> None:
+        """Nothing was kept."""
+
+    def store(self, **_: Any) -> None:
+        """Nothing is kept."""
+
+
+class NoProgress(kopf.ProgressStorage):
+    """Keeps nothing of handlers: those of events have no progress."""
+
+    def fetch(self, **_: Any) -> None:
+        """Nothing was kept."""
+
+    def store(self, **_: Any) -> None:
+        """Nothing is kept."""
+
+    purge = touch = store
+
+    def clear(self, *, essence: Any) -> Any:
+        """There is nothing to clear away."""
+        return essence
+
+
 def settings() -> kopf.OperatorSettings:
     """kopf's settings. New kinds and namespaces are not looked for: that takes rights on the whole cluster."""
     found = kopf.OperatorSettings()
+    found.persistence.diffbase_storage = NoDifferences()
+    found.persistence.progress_storage = NoProgress()
+    found.queueing.idle_timeout = IDLE
     found.posting.enabled = False
     found.scanning.disabled = True
     found.process.ultimate_exiting_timeout = None

@@ -10,6 +10,8 @@ from typing import Any, Final
 from dtesn_api.status import Observed
 
 WRITE_EVERY: Final = 300.0  # seconds; a change of band is written at once
+LOAD_MOVES: Final = 0.05
+MOVES: Final = 0.1
 _LOAD_BANDS: Final = (0.25, 0.5, 0.75, 0.9)
 _PENDING_BANDS: Final = (1, 10, 100, 1000)
 _RATE_BANDS: Final = (0.1, 1, 10, 100, 1000)
@@ -45,10 +47,32 @@ def observed_of(bodies: Sequence[Mapping[str, Any]]) -> Observed | None:
 
 
 def kept(before: Observed | None, fresh: Observed | None, age: float) -> Observed | None:
-    """Which of the two is to be in the status. `age`: seconds since it was written last."""
-    if age >= WRITE_EVERY or bands(before) != bands(fresh):
+    """Which of the two is to be in the status. `age`: seconds since it was written last.
+
+    What has hardly moved stays as it is, however old, so that a fleet at rest writes nothing.
+    """
+    if before is None or fresh is None:
         return fresh
-    return before
+    return fresh if moved(before, fresh) and (age >= WRITE_EVERY or bands(before) != bands(fresh)) else before
+
+
+def moved(before: Observed, fresh: Observed) -> bool:
+    """Whether a figure is so different that a person would care: a load by a twentieth, another by more than a tenth of itself."""
+    pairs = (
+        (before.batch_size, fresh.batch_size),
+        (before.requests_per_second, fresh.requests_per_second),
+        (before.throughput_improvement, fresh.throughput_improvement),
+        (before.pending, fresh.pending),
+    )
+    return _apart(before.load, fresh.load, LOAD_MOVES) or any(
+        _apart(old, new, MOVES * max(abs(old or 0), abs(new or 0))) for old, new in pairs
+    )
+
+
+def _apart(old: float | None, new: float | None, least: float) -> bool:
+    if old is None or new is None:
+        return old is not new
+    return abs(old - new) > least
 
 
 def bands(observed: Observed | None) -> tuple[int | None, ...]:

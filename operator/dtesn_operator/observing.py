@@ -17,6 +17,7 @@ from dtesn_operator.store import Key
 
 ROUND: Final = 15.0  # seconds of a round at least
 PER_SECOND: Final = 5.0  # pods on average, far below what the probe allows
+FIRST_PER_SECOND: Final = 15.0  # of resources that have no figures yet
 MOST_SKIPPED: Final = 8  # rounds between two looks at a resource whose pods are silent
 
 
@@ -44,7 +45,7 @@ class Rounds:
         if manifest is None or memory is None or self._skipped(manifest["metadata"]["uid"]):
             return
         try:
-            batcher = stored(manifest)
+            batcher = stored(manifest, memory.batcher)
         except SpecInvalid:
             return
         ready = [pod for pod in pods_of(self._reconciler.store.pods(key)) if pod.ready and pod.ip]
@@ -53,7 +54,7 @@ class Rounds:
         self._note(batcher.uid, silent=not bodies)
         if _worth_telling(before, memory, status.observed_before(batcher), self._reconciler.clock()):
             self._changed(key)
-        await asyncio.sleep(len(ready) / PER_SECOND)
+        await asyncio.sleep(len(ready) / (FIRST_PER_SECOND if before is None else PER_SECOND))
 
     def _skipped(self, uid: str) -> bool:
         left, of = self._skips.get(uid, (0, 0))

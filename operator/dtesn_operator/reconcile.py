@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from dtesn_api.problems import SpecInvalid
 from dtesn_api.status import Reason
-from dtesn_operator import following, observe, status
+from dtesn_operator import following, observe, silent, status
 from dtesn_operator.apply import Outcome, carry_out, kind_missing, name_conflict, template_trouble
 from dtesn_operator.batcher import Batcher, stored, unread
 from dtesn_operator.client import Client
@@ -20,6 +20,7 @@ from dtesn_operator.kinds import CONFIG_MAP, DEPLOYMENT, DTESN_BATCHER, Manifest
 from dtesn_operator.observe import Reading
 from dtesn_operator.plan import Action, Apply, Create, Plan, allowed, plan
 from dtesn_operator.pods import Pod, pods_of
+from dtesn_operator.silent import Silence, Turns
 from dtesn_operator.status import Trouble, View
 from dtesn_operator.store import Key, Store
 from dtesn_operator.visits import Visits
@@ -42,13 +43,13 @@ class Next:
 class Memory:
     """What is remembered of a resource between its reconciles; all of it can be found out anew."""
 
+    batcher: Batcher | None = None  # as it was read last
     pods: following.Memory = field(default_factory=following.Memory)
     settled: dict[ObjectKey, tuple[str, str]] = field(default_factory=dict)
     reading: Reading | None = None
     observed_at: float | None = None
     sidecarless: tuple[str, ...] = ()  # pods that asked for the sidecar and started without
-    problem: str = ""  # what the pods' events said last
-    asked_events: float = float("-inf")
+    silence: Silence = field(default_factory=Silence)
 
 
 @dataclass
@@ -63,11 +64,11 @@ class Reconciler:
     clock: Callable[[], float]
     wall: Callable[[], str]
     memories: dict[str, Memory] = field(default_factory=dict)  # by UID
+    turns: Turns = field(default_factory=Turns)
 
     def memory(self, key: Key) -> Memory | None:
         """What is remembered of a resource, if it was reconciled before."""
-        manifest = self.store.resource(key)
-        return None if manifest is None else self.memories.get(manifest["metadata"]["uid"])
+        return self.memories.get(self.store.uid(ObjectKey(DTESN_BATCHER, key.namespace, key.name)))
 
     async def reconcile(self, key: Key) -> Next:
         """Bring one resource up to date. Raises `ApiFailed`, `ApiUnreachable` and `LeadershipLost`, after which it is tried again."""
@@ -79,7 +80,7 @@ class Reconciler:
         memory = self.memories.setdefault(manifest["metadata"]["uid"], Memory())
         workload = self.store.get(ObjectKey(DEPLOYMENT, key.namespace, key.name))
         try:
-            batcher = stored(manifest)
+            batcher = memory.batcher = stored(manifest, memory.batcher)
             wanted = desired(batcher, self.cluster, workload)
         except SpecInvalid as error:
             return await self._hold(manifest, memory, key, _invalid(error))
@@ -122,7 +123,8 @@ class Reconciler:
         await self._write(batcher, memory, view, repaired)
         if outcome.stale or (ahead.waits and not troubles):
             return Next(STALE_RETRY if outcome.stale else WAIT_RETRY)
-        return Next(step.again, troubled=bool(troubles))
+        looks = [at for at in (step.again, memory.silence.due and max(0.05, memory.silence.due - self.clock())) if at is not None]
+        return Next(min(looks, default=None), troubled=bool(troubles))
 
     async def _settings(self, key: Key, batcher: Batcher, wanted: Desired, pods: Sequence[Pod], memory: Memory) -> following.Step:
         """See to it that the pods have the live settings."""
@@ -141,13 +143,12 @@ class Reconciler:
     async def _pod_troubles(self, batcher: Batcher, pods: Sequence[Pod], memory: Memory) -> list[Trouble]:
         """What keeps pods from being ready; where they do not say it themselves, their events do (a Secret or a volume is missing)."""
         said = [f"pod {pod.name}: {pod.trouble}" for pod in pods if pod.trouble and not pod.ready]
-        silent = [pod for pod in pods if not pod.ready and not pod.trouble]
-        if not silent:
-            memory.problem = ""
-        elif self.clock() - memory.asked_events >= 1.0:
-            memory.asked_events = self.clock()
-            memory.problem = await self.visits.warning(batcher.namespace, silent[0])
-        said += [memory.problem] if memory.problem else []
+        dumb = [pod for pod in pods if not pod.ready and not pod.trouble]
+        if not dumb:
+            silent.over(memory.silence)
+        elif silent.ask(memory.silence, self.turns, self.clock()):
+            memory.silence.answer = await self.visits.warning(batcher.namespace, dumb[0])
+        said += [memory.silence.answer] if memory.silence.answer else []
         return [Trouble(Reason.PODS_FAILING, sentence) for sentence in said[:3]]
 
     async def _hold(self, manifest: Manifest, memory: Memory, key: Key, trouble: Trouble) -> Next:

@@ -13,7 +13,7 @@ from typing import Final
 from dtesn_api import names
 from dtesn_operator.client import Client
 from dtesn_operator.inject import asked, missed
-from dtesn_operator.kinds import DTESN_BATCHER, OWNED, POD, Kind, ObjectKey, key_of
+from dtesn_operator.kinds import DTESN_BATCHER, OWNED, POD, Kind, ObjectKey
 from dtesn_operator.store import Key, Store, owner_of
 
 _LABELS: Final = f"{names.LABEL_MANAGED_BY}={names.FIELD_MANAGER}"
@@ -38,8 +38,8 @@ async def listed(client: Client, store: Store, optional: Iterable[Kind], namespa
         listing.newest[kind] = max((store.version(key) for key in known), default=0)  # what comes later than this is no ghost
         labels = "" if kind == DTESN_BATCHER else _LABELS
         for namespace in _everywhere(namespaces):
-            async for found in client.list(kind, namespace, labels=labels, metadata_only=True):
-                listing.uids[key_of(found)] = found["metadata"]["uid"]
+            async for key, uid in client.uids(kind, namespace, labels=labels):
+                listing.uids[key] = uid
     return listing
 
 

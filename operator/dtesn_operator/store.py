@@ -1,4 +1,7 @@
-"""What was last seen of the cluster: the resources and what they own, fed by watch events and by our own writes. No I/O here."""
+"""What was last seen of the cluster: the resources and what they own, fed by watch events and by our own writes. No I/O here.
+
+Objects are kept as JSON: as dictionaries they take several times the memory, and thousands of them are looked at seldom.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from dtesn_api import names
 from dtesn_operator.kinds import DTESN_BATCHER, POD, Manifest, ObjectKey, key_of
@@ -22,29 +27,46 @@ class Key:
     name: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """An object: `text` is all that a reconcile depends on, `record` who set its fields; the other two change without a meaning."""
+
+    uid: str
+    version: int
+    owner: Key | None
+    text: bytes
+    record: bytes
+
+    def manifest(self) -> Manifest:
+        """The object, anew at each call."""
+        found: Manifest = msgspec.json.decode(self.text)
+        found["metadata"] |= {"resourceVersion": str(self.version), "managedFields": msgspec.json.decode(self.record)}
+        return found
+
+
 class Store:
     """The last seen state of each object. An older version never replaces a newer one of the same object."""
 
     def __init__(self) -> None:
-        self._objects: dict[ObjectKey, Manifest] = {}
+        self._objects: dict[ObjectKey, _Kept] = {}
         self._owned: defaultdict[Key, set[ObjectKey]] = defaultdict(set)
         self._ended: OrderedDict[str, int] = OrderedDict()  # the version at which a UID was last known to be gone
 
     def seen(self, manifest: Mapping[str, Any]) -> bool:
-        """Take in an object; whether something other than its status is new."""
-        key = key_of(manifest)
+        """Take in an object; whether something of it is new, its versions and the record of who set its fields aside."""
+        key, uid, version = key_of(manifest), _uid(manifest), _version(manifest)
         known = self._objects.get(key)
-        if known is not None and _uid(known) == _uid(manifest) and _version(known) > _version(manifest):
+        if known is not None and known.uid == uid and known.version > version:
             return False
-        if self._ended.get(_uid(manifest), -1) >= _version(manifest):
+        if self._ended.get(uid, -1) >= version:
             return False  # the late answer to a write of our own
-        kept = _kept(manifest)
-        if known is not None:
+        kept = _kept(key, manifest)
+        if known is None or known.owner != kept.owner:
             self._disowned(key, known)
+            if kept.owner is not None:
+                self._owned[kept.owner].add(key)
         self._objects[key] = kept
-        if key.kind != DTESN_BATCHER:
-            self._owned[_instance(manifest)].add(key)
-        return known is None or _essence(known) != _essence(kept)
+        return known is None or known.text != kept.text
 
     def alive(self, manifest: Mapping[str, Any]) -> bool:
         """Take in an object that was just read. A watch by label says that one is gone when it only lost its label."""
@@ -58,35 +80,35 @@ class Store:
         self._ended[_uid(manifest)] = max(_version(manifest), self._ended.pop(_uid(manifest), 0))
         if len(self._ended) > _MOST_ENDED:
             self._ended.popitem(last=False)
-        if known is None or _uid(known) != _uid(manifest):
+        if known is None or known.uid != _uid(manifest):
             return False
         del self._objects[key]
         self._disowned(key, known)
         return True
 
-    def _disowned(self, key: ObjectKey, known: Manifest) -> None:
-        if key.kind == DTESN_BATCHER:
+    def _disowned(self, key: ObjectKey, known: _Kept | None) -> None:
+        if known is None or known.owner is None:
             return
-        owner = _instance(known)
-        self._owned[owner].discard(key)
-        if not self._owned[owner]:
-            del self._owned[owner]
+        self._owned[known.owner].discard(key)
+        if not self._owned[known.owner]:
+            del self._owned[known.owner]
 
     def get(self, key: ObjectKey) -> Manifest | None:
         """The object, if known."""
-        return self._objects.get(key)
+        known = self._objects.get(key)
+        return None if known is None else known.manifest()
 
     def resource(self, key: Key) -> Manifest | None:
         """The DTESNBatcher, if known."""
-        return self._objects.get(ObjectKey(DTESN_BATCHER, key.namespace, key.name))
+        return self.get(ObjectKey(DTESN_BATCHER, key.namespace, key.name))
 
     def owned(self, key: Key) -> dict[ObjectKey, Manifest]:
         """What the resource controls, and what bears its label, but for pods."""
-        return {one: self._objects[one] for one in self._owned.get(key, ()) if one.kind != POD}
+        return {one: self._objects[one].manifest() for one in self._owned.get(key, ()) if one.kind != POD}
 
     def pods(self, key: Key) -> list[Manifest]:
         """The resource's pods, each without its spec."""
-        return [self._objects[one] for one in self._owned.get(key, ()) if one.kind == POD]
+        return [self._objects[one].manifest() for one in self._owned.get(key, ()) if one.kind == POD]
 
     def resources(self) -> list[Key]:
         """Every known DTESNBatcher."""
@@ -96,18 +118,18 @@ class Store:
         """Of these keys the objects that a listing did not find, by UID, and that are not newer than the listing."""
         for key in keys:
             known = self._objects.get(key)
-            if known is not None and alive.get(key) != _uid(known) and _version(known) <= before:
-                yield known
+            if known is not None and alive.get(key) != known.uid and known.version <= before:
+                yield known.manifest()
 
     def uid(self, key: ObjectKey) -> str:
         """The UID of a known object, nothing otherwise."""
         known = self._objects.get(key)
-        return "" if known is None else _uid(known)
+        return "" if known is None else known.uid
 
     def version(self, key: ObjectKey) -> int:
         """The version of a known object, 0 otherwise."""
         known = self._objects.get(key)
-        return 0 if known is None else _version(known)
+        return 0 if known is None else known.version
 
     def of_kind(self, kind: object) -> list[ObjectKey]:
         """The keys of all known objects of a kind."""
@@ -139,23 +161,19 @@ def _version(manifest: Mapping[str, Any]) -> int:
     return int(manifest["metadata"].get("resourceVersion") or 0)
 
 
-def _kept(manifest: Mapping[str, Any]) -> Manifest:
+def _kept(key: ObjectKey, manifest: Mapping[str, Any]) -> _Kept:
     """What is worth its memory: of the record of who set which field only that and when we did; of pods how they are."""
-    metadata = {key: value for key, value in manifest["metadata"].items() if key != "managedFields"}
+    metadata = {name: value for name, value in manifest["metadata"].items() if name not in ("resourceVersion", "managedFields")}
     ours = [entry for entry in manifest["metadata"].get("managedFields") or () if entry.get("manager") == names.FIELD_MANAGER]
-    metadata["managedFields"] = [{key: value for key, value in entry.items() if key != "fieldsV1"} for entry in ours]
-    if manifest["kind"] == POD.kind:
+    kept = {**manifest, "metadata": metadata}
+    if key.kind == POD:
         status = manifest.get("status") or {}
-        return {
-            "apiVersion": manifest["apiVersion"],
-            "kind": manifest["kind"],
-            "metadata": metadata,
-            "status": {part: status[part] for part in _OF_PODS if part in status},
-        }
-    return {**manifest, "metadata": metadata}
-
-
-def _essence(manifest: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What a reconcile depends on: all but the versions, and the status of DTESNBatchers too, which somebody else may have changed."""
-    metadata = {key: value for key, value in manifest["metadata"].items() if key not in ("resourceVersion", "managedFields")}
-    return metadata, {key: value for key, value in manifest.items() if key != "metadata"}
+        kept = {name: kept[name] for name in ("apiVersion", "kind", "metadata")}
+        kept["status"] = {part: status[part] for part in _OF_PODS if part in status}
+    return _Kept(
+        uid=_uid(manifest),
+        version=_version(manifest),
+        owner=None if key.kind == DTESN_BATCHER else _instance(manifest),
+        text=msgspec.json.encode(kept),
+        record=msgspec.json.encode([{name: value for name, value in entry.items() if name != "fieldsV1"} for entry in ours]),
+    )

@@ -14,7 +14,7 @@ from dtesn_operator.client import Client
 from dtesn_operator.desired import Cluster
 from dtesn_operator.errors import ApiUnreachable
 from dtesn_operator.events import Recorder
-from dtesn_operator.kinds import DTESN_BATCHER, POD, Kind, Manifest
+from dtesn_operator.kinds import DTESN_BATCHER, POD, Kind, Manifest, ObjectKey, key_of
 from dtesn_operator.leading import INJECTED_EVERY, RESYNC_EVERY, Leader
 from dtesn_operator.metrics import Metrics
 from dtesn_operator.probe import Probe
@@ -43,6 +43,10 @@ class Listings(Client):
             raise ApiUnreachable("down")
         for one in self.there.get(kind, []):
             yield one
+
+    async def uids(self, kind: Kind, *_: Any, **__: Any) -> AsyncIterator[tuple[ObjectKey, str]]:
+        async for one in self.list(kind):
+            yield key_of(one), one["metadata"]["uid"]
 
 
 class Bench:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dtesn_api.status import Observed
-from dtesn_operator.observe import WRITE_EVERY, Reading, kept, observed_of
+from dtesn_operator.observe import WRITE_EVERY, Reading, bands, kept, observed_of
 
 
 def body(load: float | None = 0.5, weight: float = 1.0, *, rate: float | None = 10.0, pending: int = 0, **sources: Any) -> dict[str, Any]:
@@ -52,11 +53,36 @@ def test_figures_have_two_digits(load: float, pending: int) -> None:
     assert found.pending == int(float(f"{found.pending:.2g}"))
 
 
-def test_small_changes_are_written_once_in_five_minutes_and_large_ones_at_once() -> None:
-    before, near, far = Observed(load=0.30), Observed(load=0.33), Observed(load=0.95)
+def test_changes_within_a_band_are_written_once_in_five_minutes_and_beyond_it_at_once() -> None:
+    before, near, far = Observed(load=0.30), Observed(load=0.37), Observed(load=0.95)
     assert kept(before, near, 10.0) is before
     assert kept(before, near, WRITE_EVERY) is near
     assert kept(before, far, 10.0) is far
+
+
+def test_what_trembles_at_the_edge_of_a_band_is_never_written() -> None:
+    before, beyond = Observed(load=0.249, batch_size=8.0), Observed(load=0.251, batch_size=8.1)
+    assert bands(before) != bands(beyond)
+    assert kept(before, beyond, 100 * WRITE_EVERY) is before
+
+
+@given(st.floats(0.0, 1.0), st.floats(-0.04, 0.04), st.floats(0.0, 1e6))
+def test_a_fleet_at_rest_writes_nothing_however_long_it_rests(load: float, drift: float, age: float) -> None:
+    before = Observed(load=load, batch_size=8.0, requests_per_second=0.0, throughput_improvement=0.0, pending=0)
+    fresh = Observed(load=load + drift, batch_size=8.0, requests_per_second=0.0, throughput_improvement=0.0, pending=0)
+    assert kept(before, fresh, age) is before
+
+
+@pytest.mark.parametrize("name", ["load", "batch_size", "requests_per_second", "throughput_improvement", "pending"])
+def test_each_figure_that_moves_or_comes_or_goes_is_written_in_time(name: str) -> None:
+    nothing, little, much = Observed(), Observed(**{name: 1}), Observed(**{name: 2})
+    for before, fresh in ((nothing, little), (little, nothing), (little, much), (much, little)):
+        assert kept(before, fresh, WRITE_EVERY) is fresh
+
+
+def test_the_first_request_that_waits_is_written_at_once() -> None:
+    before, waits = Observed(load=0.1, pending=0), Observed(load=0.1, pending=1)
+    assert kept(before, waits, 0.0) is waits
 
 
 def test_pods_that_fall_silent_take_the_figures_away_at_once() -> None:

@@ -1,0 +1,126 @@
+"""The rounds of the pods in virtual time: how fast they go, and what they tell."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import aiohttp
+import pytest
+from tests.unit.operator.test_leading import Listings, resource
+
+from dtesn_api.schema import to_wire
+from dtesn_operator.desired import Cluster
+from dtesn_operator.events import Recorder
+from dtesn_operator.kinds import POD
+from dtesn_operator.observe import observed_of
+from dtesn_operator.observing import FIRST_PER_SECOND, PER_SECOND, Rounds
+from dtesn_operator.pods import Pod
+from dtesn_operator.probe import Probe
+from dtesn_operator.reconcile import Memory, Reconciler
+from dtesn_operator.store import Key, Store
+from dtesn_operator.visits import Visits
+
+pytestmark = pytest.mark.looptime
+BODY: dict[str, Any] = {"current_batch_size": 8, "pending_requests": 0, "server_load": {"queue": {"value": 0.2, "weight": 1.0}}}
+
+
+def pod(owner: str, number: int) -> dict[str, Any]:
+    labels = {"app.kubernetes.io/instance": owner}
+    name = f"{owner}-{number}"
+    metadata = {"name": name, "namespace": "shop", "uid": f"uid-{name}", "resourceVersion": "1", "labels": labels}
+    status = {"podIP": "10.0.0.1", "conditions": [{"type": "Ready", "status": "True"}]}
+    return {"apiVersion": "v1", "kind": POD.kind, "metadata": metadata, "status": status}
+
+
+class Answers(Probe):
+    """Pods that answer at once, unless they are silent."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self.silent = False
+        self.body = BODY
+
+    async def ask(self, pods: Sequence[Pod], port: int, path: str) -> dict[Pod, dict[str, Any] | None]:
+        assert (port, path) == (8080, "/dtesn/batch_metrics")
+        self.times += [asyncio.get_running_loop().time()] * len(pods)
+        return dict.fromkeys(pods, None if self.silent else self.body)
+
+
+class Bench:
+    """Resources with two ready pods each, once reconciled."""
+
+    def __init__(self, session: aiohttp.ClientSession, count: int) -> None:
+        self.probe, store, client = Answers(), Store(), Listings()
+        self.told: list[str] = []
+        self.clock = asyncio.get_running_loop().time
+        self.reconciler = Reconciler(
+            client=client,
+            store=store,
+            cluster=Cluster("a:1"),
+            visits=Visits(client, self.probe),
+            recorder=Recorder(client, "one", lambda: "", self.clock),
+            clock=self.clock,
+            wall=lambda: "",
+        )
+        for number in range(count):
+            name = f"r{number}"
+            store.seen(resource(name))
+            store.seen(pod(name, 0))
+            store.seen(pod(name, 1))
+            self.reconciler.memories[f"uid-{name}"] = Memory()
+        self.rounds = Rounds(self.reconciler, self._changed)
+
+    def _changed(self, key: Key) -> None:
+        """Write the figures, as a reconcile does."""
+        self.told.append(key.name)
+        memory = self.reconciler.memories[f"uid-{key.name}"]
+        assert memory.reading is not None
+        figures = observed_of(memory.reading.bodies)
+        found = self.reconciler.store.resource(key)
+        assert found is not None
+        version = str(int(found["metadata"]["resourceVersion"]) + 1)
+        status = {"observed": to_wire(figures)} if figures is not None else {}
+        self.reconciler.store.seen({**found, "metadata": {**found["metadata"], "resourceVersion": version}, "status": status})
+
+    async def run(self, seconds: float) -> None:
+        """Go round for so long."""
+        running = asyncio.ensure_future(self.rounds.run())
+        await asyncio.sleep(seconds)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    async with aiohttp.ClientSession() as session:
+        yield Bench(session, 300)
+
+
+async def test_the_first_figures_come_fast_and_the_next_ones_at_leisure(bench: Bench) -> None:
+    began = bench.clock()
+    await bench.run(600 / FIRST_PER_SECOND + 600 / PER_SECOND + 1)
+    first, second = bench.probe.times[:600], bench.probe.times[600:1200]
+    assert first[-1] - began <= 600 / FIRST_PER_SECOND
+    assert second[-1] - second[0] == pytest.approx(600 / PER_SECOND, rel=0.02)
+    assert sorted(bench.told) == sorted(f"r{number}" for number in range(300))
+
+
+async def test_figures_that_stay_are_told_once(bench: Bench) -> None:
+    await bench.run(1000)
+    assert len(bench.told) == 300
+
+
+async def test_a_resource_whose_pods_are_silent_is_told_once_and_asked_ever_less(bench: Bench) -> None:
+    bench.probe.silent = True
+    await bench.run(1000)
+    assert len(bench.told) == 300
+    assert len(bench.probe.times) < 600 * 1000 / 15 / 4
+
+
+async def test_a_resource_that_has_gone_is_not_asked(bench: Bench) -> None:
+    bench.reconciler.store.gone(resource("r7"))
+    await bench.run(60)
+    assert "r7" not in bench.told
+    assert bench.reconciler.memory(Key("shop", "r7")) is None
