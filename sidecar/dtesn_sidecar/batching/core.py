@@ -21,7 +21,7 @@ from .ledger import Ledger
 from .memory import MemoryCap
 from .protocols import BatchRunner
 from .queue import Ahead, RequestQueue
-from .sizing import TICK, Size, SizeView, Smoothed, adaptive_base, largest_within, places_margin, saturation, stable_size
+from .sizing import TICK, Size, SizeView, Smoothed, adaptive_base, largest_within, longest_batch, places_margin, saturation, stable_size
 from .strategies import BatchStrategy, make_strategy
 
 
@@ -130,7 +130,8 @@ class Core:
         """Move size and window towards their aim by the ticks that have passed; returns the predicted wait."""
         config, ledger = self.config, self.ledger
         fixed, marginal = ledger.batch_fixed, ledger.item_marginal
-        largest = largest_within(config.max_batch_seconds, fixed=fixed, marginal=marginal, largest=config.max_batch_size)
+        longest = longest_batch(config.max_batch_seconds, fixed=fixed, marginal=marginal, split_seen=ledger.cost.split_seen())
+        largest = largest_within(longest, fixed=fixed, marginal=marginal, largest=config.max_batch_size)
         largest = max(largest, config.min_batch_size)
         self.base = config.target_batch_size
         if config.enable_adaptive_sizing:
@@ -141,7 +142,7 @@ class Core:
                 largest=config.max_batch_size,
                 factor=config.load_adjustment_factor,
                 deadline=ledger.deadline,
-                longest_run=config.max_batch_seconds,
+                longest_run=longest,
             )
             self.base = self.base if base is None else base
         wait = self.predicted_wait(now)

@@ -22,6 +22,10 @@ UNKNOWN_SECONDS = 30.0
 """Assumed then for work whose operations are not known either."""
 
 
+SPLIT_SEEN = 1e-3
+"""What `Fit.split` is at least where batches may be sized by it. One batch of two among single runs is enough for the next hundred."""
+
+
 class CostModels:
     """The fits, by (shape, model).
 
@@ -42,6 +46,13 @@ class CostModels:
     def known(self, work: Work) -> bool:
         """True where this model has samples of its own."""
         return (work.shape, work.model) in self._fits
+
+    def split_seen(self, work: Work | None = None) -> bool:
+        """Whether runs have told what this model's levels cost from what its nodes do (None: the model measured last)."""
+        if work is None:
+            return self._last is not None and self._last[0].split >= SPLIT_SEEN
+        fit = self._fits.get((work.shape, work.model))
+        return fit is not None and fit.split >= SPLIT_SEEN
 
     def parts(self, work: Work) -> tuple[float, float]:
         """(seconds for its levels, seconds for its nodes), both 0 while nothing was ever measured."""

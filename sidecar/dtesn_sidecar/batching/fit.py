@@ -89,6 +89,12 @@ class Fit:
         self.a, self.b = a, b
 
     @property
+    def split(self) -> float:
+        """How well the samples tell levels from nodes: 0 where all had the same ratio (what one costs is then a guess), below 1."""
+        square = self._ll * self._nn
+        return max(0.0, 1.0 - self._ln * self._ln / square) if square > 0.0 else 0.0
+
+    @property
     def samples_held(self) -> float:
         """How many samples' weight the fit holds: (1 - f^k) / (1 - f)."""
         return (1.0 - FORGETTING ** min(self._held, 1000)) / (1.0 - FORGETTING)

@@ -95,12 +95,13 @@ class Ledger:
         if batch.idle_probe:
             return
         self.computing += len(batch.items)
-        fixed = [item.fixed for item in batch.items]
+        parts = [self.cost.parts(item.work) for item in batch.items]  # by what is known now, not when they came
+        fixed = [seconds for seconds, _ in parts]
         if not batch.direct and sum(fixed) > 0.0:
             mean = sum(fixed) / len(fixed)
             self.spread += SMOOTHING * (max(fixed) / mean - self.spread)
-        if sum(fixed) > 0.0 or any(item.marginal for item in batch.items):
-            marginal = sum(item.marginal for item in batch.items) / len(batch.items)
+        marginal = sum(seconds for _, seconds in parts) / len(parts)
+        if sum(fixed) + marginal > 0.0:
             weight = SMOOTHING if self.batch_fixed + self.item_marginal > 0.0 else 1.0
             self.batch_fixed += weight * (max(fixed) - self.batch_fixed)
             self.item_marginal += weight * (marginal - self.item_marginal)

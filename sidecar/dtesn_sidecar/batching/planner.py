@@ -14,6 +14,7 @@ from .budget import Filling, prefix_within
 from .core import Core
 from .item import Item, State
 from .queue import Verdict
+from .sizing import longest_batch
 from .strategies import Hold, WindowView
 from .windows import always_closed
 
@@ -96,8 +97,10 @@ def _fill(core: Core, head: Item, now: float, wait: float, *, places: int, reaso
     backlog = wait > config.max_batch_wait_ms / 1000.0
     lone = _lone(core)
     mean_fixed = ledger.spread * queue.fixed / queue.items
-    expected = min(config.max_batch_seconds, mean_fixed + min(places, queue.items) * queue.marginal / queue.items) if backlog else 0.0
-    filling = Filling(items_max=places, charge_max=config.max_batch_nodes, seconds_max=config.max_batch_seconds, now=now)
+    fixed, marginal = ledger.cost.parts(head.work)
+    longest = longest_batch(config.max_batch_seconds, fixed=fixed, marginal=marginal, split_seen=ledger.cost.split_seen(head.work))
+    expected = min(longest, mean_fixed + min(places, queue.items) * queue.marginal / queue.items) if backlog else 0.0
+    filling = Filling(items_max=places, charge_max=config.max_batch_nodes, seconds_max=longest, now=now)
     parts = ledger.cost.parts
 
     def offer(item: Item) -> Verdict:

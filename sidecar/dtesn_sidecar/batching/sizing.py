@@ -19,6 +19,8 @@ RATE_TOLERANCE = 0.05
 
 HEADROOM = 0.85
 
+ROUNDING = 1.0 + 1e-9
+
 MARGINS = ((0.25, 2.5), (0.33, 0.3), (0.75, 0.3), (0.88, 2.5))
 
 SEVERAL_DEVICES = -0.8
@@ -58,17 +60,33 @@ def adaptive_base(
 
     `fixed` and `marginal` are the seconds that a mean batch takes once and per item. A request just missed waits
     for one whole batch and then takes another, so two must fit into 0.9 of the `deadline` (seconds from arrival),
-    and one into `longest_run`.
+    and one into `longest_run`. Where not even two batches of one fit, one must; where that does not fit either, no size
+    meets the deadline and it says nothing.
     """
-    if fixed + marginal <= 0.0:
+    alone = fixed + marginal
+    if alone <= 0.0:
         return None
-    allowed = longest_run if deadline is None else min(longest_run, 0.45 * deadline)
+    shares = (share * deadline for share in (0.45, 0.9)) if deadline is not None else ()
+    allowed = min(longest_run, next((seconds for seconds in shares if alone <= seconds), longest_run))
     best = float(largest) if marginal <= 0.0 else min(float(largest), (allowed - fixed) / marginal)
     best = max(best, float(smallest))
     rate = (1.0 - RATE_TOLERANCE) * best / (fixed + marginal * best)
     headroom = 1.0 - rate * marginal
     size = rate * fixed / headroom if headroom > 0.0 else best
     return max(smallest, min(math.ceil(size - 1e-9), math.floor(best), math.floor(largest / (1.0 + factor))))
+
+
+def longest_batch(longest: float, *, fixed: float, marginal: float, split_seen: bool) -> float:
+    """Seconds that a batch of such items may take: `longest`, but no bound that small batches keep no better than large ones.
+
+    No batch is shorter than `fixed`, what its levels take: members may add as much again. Where one item alone takes longer than
+    `longest`, so does every batch: then twice as long as it. Batches of one do not tell levels from nodes; until others have
+    (`split_seen`), beyond `longest` are two at most, which at worst take as long as one after the other.
+    """
+    alone = fixed + marginal
+    if not split_seen:
+        return max(longest, (alone + marginal) * ROUNDING)
+    return 2.0 * alone if alone > longest else max(longest, 2.0 * fixed)
 
 
 def largest_within(seconds: float, *, fixed: float, marginal: float, largest: int) -> int:
