@@ -38,7 +38,11 @@ class RefusedError(Exception):
     def __init__(self, reason: str, error: DTESNError) -> None:
         super().__init__(reason)
         self.reason = reason
-        self.error = error
+        self._error = [error]
+
+    def take(self) -> DTESNError:
+        """The error, once: this becomes its context, and were it kept here each refusal would be garbage for the collector."""
+        return self._error.pop()
 
 
 def charge_of(work: Work) -> int:

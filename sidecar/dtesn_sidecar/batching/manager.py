@@ -373,6 +373,8 @@ class DynamicBatchManager:
         except asyncio.CancelledError:
             self._answers.withdraw(item, Unavailable("cancelled by its caller"), "cancelled")
             raise
+        finally:
+            del item, waiter  # an error's traceback holds this frame, and the waiter holds the error
 
     def _timeout(self, timeout: float | None) -> float:
         if timeout is None:
@@ -386,7 +388,7 @@ class DynamicBatchManager:
     def _refused(self, refused: RefusedError, priority: int, now: float) -> DTESNError:
         if refused.reason in SHEDDING:
             self._ledger.timeouts.shed(now)
-        return self._refuse(refused.reason, priority, refused.error)
+        return self._refuse(refused.reason, priority, refused.take())
 
     def _refuse(self, reason: str, priority: int, error: DTESNError) -> DTESNError:
         self._watch.tell(self._watch.observer.refused, Refused(reason, priority, error.status, error.retry_after))

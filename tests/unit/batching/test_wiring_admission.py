@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import random
+from typing import Any
 
 import pytest
 from tests.unit.batching.wiring_support import Ask, Runner, Seen, ask, asking, managed, teach, turn
@@ -199,3 +202,33 @@ async def test_the_adaptive_timeout_is_frozen_while_requests_are_shed_and_learns
             assert (await slow).value == ("result of", "slow")
         frozen = manager.default_timeout()
     assert (frozen == learned) is (shed is not None)
+
+
+async def test_refusals_and_missed_deadlines_leave_no_garbage() -> None:
+    """Under overload an error that is a cycle of objects costs more than all else about it."""
+
+    async def ended(manager: Any, seconds: float) -> None:
+        with contextlib.suppress(QueueFull, DeadlineExceeded):
+            await manager.submit(Ask(), timeout=seconds)
+
+    runner, seen = Runner(fixed=1.0), Seen()
+    gc.collect()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        async with managed(runner, seen) as manager:
+            await teach(manager, runner, rounds=5)
+            for _ in range(3):
+                runner.fixed = 30.0  # slower than was predicted, so that what is accepted beside it is too late
+                running = asking(manager, Ask("running"), timeout=100)
+                await turn()
+                await asyncio.gather(*(ended(manager, seconds) for seconds in [0.1] * 100 + [15.0] * 100))
+                runner.fixed = 1.0
+                await running
+                await teach(manager, runner, rounds=40)
+            gc.collect()
+        assert len(seen.refusals) >= 300
+        assert len(seen.missed) >= 30
+        assert [each for each in gc.garbage if isinstance(each, Exception)] == []
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
