@@ -10,11 +10,14 @@ import random
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
+from bench.virtual import virtual
 from dtesn_api.spec import BatchConfiguration
 from dtesn_sidecar.batching.manager import DynamicBatchManager
 from dtesn_sidecar.batching.protocols import Entry, RunReport, Work
 from dtesn_sidecar.batching.sizing import longest_batch
 from dtesn_sidecar.errors import DTESNError
+
+ERROR = 0.05
 
 
 @dataclass
@@ -62,16 +65,16 @@ class Device:
         """Asked for by nobody where there is no bound."""
         return sum(work.nodes for work in works)
 
-    def rate(self, after: int) -> float:
-        """Items per second of the batches after so many."""
-        return sum(self.sizes[after:]) / (self.ends[-1] - self.ends[after - 1])
+    def rate(self, after: int, before: int) -> float:
+        """Items per second of the batches after so many, up to so many."""
+        return sum(self.sizes[after:before]) / (self.ends[before - 1] - self.ends[after - 1])
 
 
 def best_size(device: Device, work: Work, *, largest: int, longest: float) -> int:
-    """The best fixed number of such items: the most that a batch may compute in, when what they cost is known."""
+    """The best fixed number of such items: the most that a batch may compute in, less what predictions err by."""
     alone, marginal = device.seconds([work]), device.node * work.nodes
     allowed = longest_batch(longest, fixed=alone - marginal, marginal=marginal, split_seen=True)
-    return max(size for size in range(1, largest + 1) if size == 1 or device.seconds([work] * size) <= allowed)
+    return max(size for size in range(1, largest + 1) if size == 1 or device.seconds([work] * size) <= (1.0 - ERROR) * allowed)
 
 
 async def saturated(
@@ -106,6 +109,51 @@ async def saturated(
     async with manager:
         await asyncio.gather(*(client() for _ in range(clients)))
     return refused
+
+
+@dataclass(frozen=True)
+class ColdStart:
+    """How a saturated device fared from a cold start. `batches` and `seconds` until the first batch of 90 % of the best rate."""
+
+    device: str
+    best_size: int
+    best_rate: float
+    rate: float
+    batches: int
+    seconds: float
+    refused: int
+    sizes: list[int]
+
+    @property
+    def share(self) -> float:
+        """Of the best rate."""
+        return self.rate / self.best_rate
+
+
+FOUND_WITHIN = 25
+"""Batches from the cold start after which the rate counts."""
+
+DEVICES: dict[str, tuple[Device, Work]] = {
+    "500 + 0.05 n": (Device(batch=0.5, node=0.00005), Work()),
+    "240 + 0.4 n": (Device(batch=0.24, node=0.0004), Work()),
+    "200 + 10 n": (Device(batch=0.2, node=0.01), Work()),
+    "steps + 0.002 nodes, 500 steps": (Device(step=0.001, node=2e-6), Work(nodes=500, levels=500)),
+    "20 + 0.5 n": (Device(batch=0.02, node=0.0005), Work()),
+}
+
+
+def cold_start(name: str, *, largest: int = 128, batches: int = 60) -> ColdStart:
+    """One of `DEVICES`, named by milliseconds, with three times as many clients as the largest batch holds."""
+    device, work = DEVICES[name]
+    device = Device(device.batch, device.step, device.node)
+    refused = virtual(saturated(device, lambda rng: work, clients=3 * largest, batches=batches, largest=largest))
+    size = best_size(device, work, largest=largest, longest=BatchConfiguration().max_batch_seconds)
+    best = size / device.seconds([work] * size)
+    reached = [index for index, held in enumerate(device.sizes) if held / device.seconds([work] * held) >= 0.9 * best]
+    found = reached[0] if reached else len(device.sizes) - 1
+    began = device.ends[0] - device.seconds([work] * device.sizes[0])
+    kept = device.sizes[:batches]
+    return ColdStart(name, size, best, device.rate(FOUND_WITHIN, batches), found + 1, device.ends[found] - began, refused, kept)
 
 
 def _work(item: object) -> Work:

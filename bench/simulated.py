@@ -1,7 +1,8 @@
 """The batching decisions alone, on a simulated device in virtual time: T(n) = 20 + 0.5 n ms, at most 64 items.
 
 The manager runs as it is, on an event loop whose clock jumps; rivals are small re-implementations of other servers' policies,
-written for this comparison. Prints a table, writes JSON and SVG to bench/out, and with --check exits 1 on a missed target.
+written for this comparison. Then from a cold start on devices that are bound by launches, as GPUs are (bench/launches.py).
+Prints tables, writes JSON and SVG to bench/out, and with --check exits 1 on a missed target.
 
     python -m bench.simulated [--quick] [--check] [--out DIR]
 """
@@ -20,6 +21,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from bench.launches import DEVICES, ColdStart, cold_start
 from bench.servers import CAP, CAPACITY, FIXED, MARGINAL, OURS, SERVERS, Ours, Server, ShedError
 from bench.virtual import virtual
 from dtesn_sidecar.errors import DTESNError
@@ -150,6 +156,7 @@ def targets(
     bursts: dict[str, Measured],
     sweep: dict[str, dict[str, Measured]],
     closed: dict[str, Measured],
+    starts: list[ColdStart],
 ) -> list[Target]:
     """What sidecar and issue ask of the decisions."""
     out: list[Target] = []
@@ -167,7 +174,29 @@ def targets(
         out.append(Target(f"p99 at {label} over just_in_time", ratio, "<= 1.15", ratio <= 1.15))
     ratio = closed["load_aware"].goodput / (32 / (FIXED + 32 * MARGINAL + 0.001))
     out.append(Target("32 closed-loop clients: rate over one batch of 32 at a time", ratio, ">= 0.95", ratio >= 0.95))
+    out += [
+        Target(f"T = {start.device} ms from a cold start: rate over the best fixed size", start.share, ">= 0.9", start.share >= 0.9)
+        for start in starts
+    ]
     return out
+
+
+def cold_starts(starts: list[ColdStart]) -> Table:
+    """How the devices bound by launches fared."""
+    table = Table(
+        "T of n items, ms",
+        "best fixed size",
+        "its rate/s",
+        "rate/s",
+        "share",
+        "found by batch",
+        "after s",
+        title="saturated from a cold start, at most 128 items, defaults",
+    )
+    for start in starts:
+        found = [str(start.batches), f"{start.seconds:.1f}"]
+        table.add_row(start.device, str(start.best_size), f"{start.best_rate:.1f}", f"{start.rate:.1f}", f"{start.share:.1%}", *found)
+    return table
 
 
 def draw(path: Path, curves: dict[str, list[Measured]]) -> None:
@@ -206,10 +235,6 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="exit 1 where a target is missed")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "out")
     options = parser.parse_args()
-    from rich.console import Console
-    from rich.progress import Progress
-    from rich.table import Table
-
     console = Console()
     seconds = 20.0 if options.quick else 60.0
     names = list(SERVERS)
@@ -231,14 +256,18 @@ def main() -> int:
         jobs += [("curve", name, partial(open_loop, name, rate, 20.0, 10.0, 7)) for rate in rates]
     results: dict[str, dict[str, Measured]] = {}
     curves: dict[str, list[Measured]] = {}
+    starts: list[ColdStart] = []
     with Progress(console=console, transient=True) as progress:
-        bar = progress.add_task("simulated device", total=len(jobs))
+        bar = progress.add_task("simulated device", total=len(jobs) + len(DEVICES))
         for scenario, name, job in jobs:
             measured = virtual(job())
             if scenario == "curve":
                 curves.setdefault(name, []).append(measured)
             else:
                 results.setdefault(scenario, {})[name] = measured
+            progress.advance(bar)
+        for device in DEVICES:
+            starts.append(cold_start(device))
             progress.advance(bar)
     labels = {
         "300": "300 rps",
@@ -278,7 +307,9 @@ def main() -> int:
         results["burst"],
         {share: results[share] for share in ("50%", "70%")},
         results["closed"],
+        starts,
     )
+    console.print(cold_starts(starts))
     verdicts = Table("target", "measured", "bound", "met")
     for target in checked:
         verdicts.add_row(target.what, f"{target.value:.3f}", target.bound, "yes" if target.met else "[bold red]NO")
@@ -288,6 +319,7 @@ def main() -> int:
         "device": {"fixed_ms": 1000 * FIXED, "marginal_ms": 1000 * MARGINAL, "cap": CAP, "capacity_rps": CAPACITY},
         "results": {scenario: {name: asdict(run) for name, run in runs.items()} for scenario, runs in results.items()},
         "curves": {name: [asdict(run) for run in runs] for name, runs in curves.items()},
+        "cold_starts": [asdict(start) for start in starts],
         "targets": [asdict(target) for target in checked],
     }
     (options.out / "simulated.json").write_text(json.dumps(document, indent=1) + "\n")

