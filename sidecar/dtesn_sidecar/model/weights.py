@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dtesn_api.spec import ModelConfiguration
+from dtesn_sidecar.model import aligned
 from dtesn_sidecar.model.trees import LABEL_ROWS
 
 FAN_IN = 10
@@ -156,7 +157,7 @@ def _draw_sparse(generator: np.random.Generator, n: int) -> _Sparse:
 
 
 def _cast(array: NDArray[np.float64], dtype: np.dtype[Any]) -> Array:
-    return _frozen(np.ascontiguousarray(array, dtype=dtype))
+    return _frozen(aligned.copy(array, dtype))
 
 
 def _frozen(array: Array) -> Array:
@@ -238,7 +239,10 @@ def save_layer(folder: Path, layer: int, weights: LayerWeights) -> None:
 
 
 def open_layer(folder: Path, layer: int) -> LayerWeights:
-    """Layer `layer` of `save_layer`, mapped read-only: processes that open it share the pages. FileNotFoundError without it."""
+    """Layer `layer` of `save_layer`, mapped read-only: processes that open it share the pages. FileNotFoundError without it.
+
+    Mapped arrays are aligned too: a file's values begin at a multiple of 64 bytes.
+    """
     return LayerWeights(_open_matrix(folder, layer, "input"), _open_matrix(folder, layer, "recurrent"), _map(folder, layer, "bias"))
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.unit.model.models import layers_of
 from tests.unit.model.reference import dense
 
 from dtesn_api.spec import ModelConfiguration
@@ -152,3 +153,13 @@ def test_the_echo_state_warning_depends_on_degree_radius_and_aggregation() -> No
     assert echo_state_warning(ModelConfiguration(spectral_radius=0.4, aggregation_exponent=1.0), 3) is None
     assert echo_state_warning(ModelConfiguration(), 1) is None
     assert echo_state_warning(ModelConfiguration(spectral_radius=1.0), 0) is not None
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_weights_drawn_or_mapped_begin_at_a_cache_line(topology: str, tmp_path: Path) -> None:
+    layers = layers_of(ModelConfiguration(topology=topology), 96, 2)
+    for layer, weights in enumerate(layers, start=1):
+        save_layer(tmp_path, layer, weights)
+        for held in (weights, open_layer(tmp_path, layer)):
+            arrays = [matrix.weights if isinstance(matrix, Blocks | Ring) else matrix for matrix in (held.input, held.recurrent)]
+            assert [array.ctypes.data % 64 for array in [*arrays, held.bias]] == [0, 0, 0]
