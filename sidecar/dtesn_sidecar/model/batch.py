@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dtesn_sidecar.model.backend import Array
-from dtesn_sidecar.model.packing import Part, Plan, find_rows, pack, pack_labels
+from dtesn_sidecar.model.packing import Part, Plan, Turn, find_rows, held_keys, pack, pack_labels
 from dtesn_sidecar.model.stack import Buffers, Stack
-from dtesn_sidecar.model.steps import WIDE, chains, euler, runge_kutta
+from dtesn_sidecar.model.steps import WIDE, Products, chains, euler, runge_kutta
 from dtesn_sidecar.model.totals import SPAN_ROWS, SPAN_STEPS, spans
 
 BLOCK_ROWS = 2048
@@ -50,6 +51,8 @@ class Group:
         self.carry_rows = [c + i for c, i in zip(self.chains, self.inner, strict=True)]
         self.carry: list[Array] = [None] * (last - first)
         self.totals = [stack.zeros(len(plan.uids), WIDE_FLOAT) for _ in range(first, last)]
+        self.sum_rows = len(plan.uids) - len(plan.turns)
+        self.turns = {step: list(turns) for step, turns in groupby(plan.turns, key=lambda turn: turn.step)}
         by_end = np.argsort(plan.ends, kind="stable")
         self.ends, self.order = plan.ends[by_end], np.array(plan.uids, dtype=np.intp)[by_end]
         self.owners, self.compact = index[first, "owners"], index.get((first, "compact"), index[first, "roots"][:0])
@@ -94,8 +97,9 @@ class Batch:
         indices: dict[Hashable, NDArray[np.intp]] = {}
         floats: dict[Hashable, NDArray[Any]] = {}
         first = 0
+        turns = len(set(depths)) == 1 and stack.order == 1 and not stack.backend.calls_count  # a launch costs the same for any rows
         for last in sorted(set(depths)):
-            plan = pack([part for part, depth in zip(parts, depths, strict=True) if depth > first])
+            plan = pack([part for part, depth in zip(parts, depths, strict=True) if depth > first], turns=turns)
             indices |= _indices(first, plan, plans[-1][2] if plans else None)
             floats[first, "shares"] = 1.0 / plan.degrees[:, None]
             floats[first, "gains"] = plan.degrees[:, None] ** (1.0 - stack.aggregation_exponent)
@@ -103,6 +107,8 @@ class Batch:
             first = last
         lowest = plans[0][2]
         self._nodes = {part.uid: part.tree.nodes for part in parts}
+        self._begins: dict[int, int] = dict(zip(lowest.uids, lowest.begins.tolist(), strict=True))
+        self._ends: dict[int, int] = dict(zip(lowest.uids, lowest.ends.tolist(), strict=True))
         labels = pack_labels(parts, lowest.keys)
         if labels.rows is not None:
             indices["rows"] = labels.rows
@@ -126,6 +132,14 @@ class Batch:
         """Predicted cost of the next steps, in a unit whose seconds are measured."""
         return float(self._costs[self.step + steps] - self._costs[self.step])
 
+    def cost_until(self, uid: int) -> float:
+        """Predicted cost until this item is done."""
+        return self.cost(self._ends[uid] + 1 - self.step)
+
+    def levels(self, uid: int) -> int:
+        """How many levels of this item have been computed here; 0 for one that is not in this batch."""
+        return max(0, self.step - self._begins.get(uid, self.step))
+
     def nodes(self, steps: int) -> int:
         """Nodes of the next steps."""
         return int(self.groups[0].starts[self.step + steps] - self.groups[0].starts[self.step])
@@ -147,13 +161,13 @@ class Batch:
                 if source is None:
                     continue
                 before, old_at, at = source.plan, layer - source.first, layer - group.first
-                found = find_rows(np.array(before.uids), np.array(group.plan.uids))
-                self._move(source.totals[old_at], len(before.uids), found, group.totals[at], WIDE_FLOAT)
+                found = find_rows(np.array(before.sums_of(old.step)), np.array(group.plan.sums_of(0)))
+                self._move(source.totals[old_at], source.sum_rows, found, group.totals[at][: group.sum_rows, ...], WIDE_FLOAT)
                 held = source.carry[old_at]
                 if held is None or old.step >= before.steps or not rows:
                     continue
                 start, count = source.starts[old.step], source.carry_rows[old.step]
-                found = find_rows(before.keys[start : start + count], group.plan.keys[:rows])
+                found = find_rows(before.keys[start : start + count], held_keys(group.plan.keys[:rows]))
                 group.carry[at] = stack.empty(max(group.carry_rows))
                 self._move(held, count, found, group.carry[at][:rows, ...], stack.dtype)
 
@@ -228,18 +242,24 @@ class Batch:
     def _recur(self, group: Group, layer: int, stop: int, block: Array, buffers: Buffers) -> None:
         """Turn the projections in `block` into states, step by step."""
         stack, weights, at = self._stack, self._stack.layers[layer], layer - group.first
-        biased = block.shape[0] < WIDE * (stop - self.step)
+        biased = stack.backend.calls_count or block.shape[0] < WIDE * (stop - self.step)
         if biased:
             stack.backend.add(block, weights.bias, block)
         held, totals = group.carry[at], group.totals[at]
-        part = buffers.part[: totals.shape[0], ...]
+        part = buffers.part[: group.sum_rows, ...]
         stack.backend.copy(0.0, part)
         if stack.order == 1 and not group.plan.has_trees:
             base = group.starts[self.step]
-            for first, last in spans(self.step, stop, SPAN_STEPS):
-                rows = block[group.starts[first] - base : group.starts[last] - base, ...]
-                held = chains(stack, weights, group.chains[first:last], rows, held, part, buffers, biased=biased)
-                self._flush(part, totals)
+            products: Products = {}
+            for first, last in spans(self.step, stop, SPAN_STEPS, group.turns):
+                if first in group.turns:
+                    held = self._begin(group.turns[first], held[: group.chains[first], ...], buffers)
+                rows, counts = block[group.starts[first] - base : group.starts[last] - base, ...], group.chains[first:last]
+                held = chains(stack, weights, counts, rows, held, part, buffers, products, biased=biased)
+                self._flush(part[: counts[0], ...], totals[: counts[0], ...])
+                for turn in group.turns.get(last, ()):
+                    stack.backend.copy(totals[turn.row : turn.row + 1, ...], totals[turn.ended : turn.ended + 1, ...])
+                    stack.backend.copy(0.0, totals[turn.row : turn.row + 1, ...])
         else:
             held = self._recur_trees(group, layer, stop, block, buffers, part, biased=biased)
             self._flush(part, totals)
@@ -247,6 +267,14 @@ class Batch:
             if group.carry[at] is None:
                 group.carry[at] = stack.empty(max(group.carry_rows))
             stack.backend.copy(held[:count, ...], group.carry[at][:count, ...])
+
+    def _begin(self, turns: Sequence[Turn], held: Array, buffers: Buffers) -> Array:
+        """What is held, but nothing in the rows in which a chain begins."""
+        carried = buffers.carried[: held.shape[0], ...]
+        self._stack.backend.copy(held, carried)
+        for turn in turns:
+            self._stack.backend.copy(0.0, carried[turn.row : turn.row + 1, ...])
+        return carried
 
     def _flush(self, part: Array, totals: Array) -> None:
         """Add what the last steps summed up to the totals, and start anew."""

@@ -1,7 +1,8 @@
 """A batch of trees packed into steps: which rows each step computes, and how children are summed into parents.
 
 All trees advance together, one level of each per step. The rows of a step are [chains | inner nodes | leaves]; chains
-are sorted by what remains of them, so that the active ones are always a prefix and need no padding and no gather. Of
+are sorted by what remains of them, so that the active ones are always a prefix and need no padding and no gather. In a batch of nothing
+else a chain may take its turn in the row of another that has ended (`lanes`). Of
 the other trees, inner nodes stand by falling number of children, so that every round of a child sum fills a prefix.
 Everything is index arithmetic on the host, done once per admission; no state is touched here.
 """
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dtesn_sidecar.model.lanes import active, lanes
 from dtesn_sidecar.model.trees import Tree
 from dtesn_sidecar.model.weights import ROWS_PER_HASH, hashed_rows
 
@@ -30,11 +32,12 @@ _NODE_BITS = 32
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """What is left of one item: `uid` is unique within the run, `level` the next level to compute."""
+    """What is left of one item: `uid` is unique within the run, `level` the next level to compute; whether it is `patient` and may wait."""
 
     uid: int
     tree: Tree
     level: int
+    patient: bool = False
 
     @property
     def remaining(self) -> int:
@@ -54,17 +57,28 @@ class ChildSum:
     ranks: tuple[Ints, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """In `step` the next chain begins in this row of the chains; `ended` is the place among the uids of the one that ended before."""
+
+    step: int
+    row: int
+    ended: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
-    """The steps of one set of items, `uids` in the order of the sums: chains first, each group by falling remainder.
+    """The steps of one set of items, `uids` in the order of the sums: chains, then trees, each by falling remainder.
 
-    Step s computes rows starts[s]..starts[s + 1]: chains[s] + inner[s] + leaves[s] of them, from trees[s] trees.
-    `keys` names each row's node (uid and node index), `roots` the row of each item's root, `ends` the step it finishes in.
+    Of the chains that take turns in one row the last stands there, the others at the end; `turns` by step. Step s computes rows
+    starts[s]..starts[s + 1]: chains[s] + inner[s] + leaves[s] of them, from trees[s] trees.
+    `keys` names each row's node (uid and node index), `roots` the row of each item's root, `begins` and `ends` its first and last step.
     `owners` is the tree of each row (an index after the chains), `shares` 1 / m and `degrees` m of each inner row's m children.
     """
 
     uids: tuple[int, ...]
     chain_items: int
+    turns: tuple[Turn, ...]
     starts: Ints
     chains: Ints
     inner: Ints
@@ -72,6 +86,7 @@ class Plan:
     trees: Ints
     keys: NDArray[np.int64]
     roots: Ints
+    begins: Ints
     ends: Ints
     owners: Ints
     degrees: Floats
@@ -87,35 +102,55 @@ class Plan:
     @property
     def has_trees(self) -> bool:
         """Whether any item is not a chain."""
-        return self.chain_items < len(self.uids)
+        return bool(self.trees.any())
+
+    def sums_of(self, step: int) -> tuple[int, ...]:
+        """Whose sum is in each row of them before this step."""
+        uids = list(self.uids[: len(self.uids) - len(self.turns)])
+        for turn in reversed(self.turns):
+            if turn.step > step:
+                uids[turn.row] = self.uids[turn.ended]
+        return tuple(uids)
 
 
-def pack(parts: Sequence[Part]) -> Plan:
-    """The plan of these items from where each of them stands."""
-    chains = sorted((p for p in parts if p.tree.is_chain), key=lambda p: -p.remaining)
+def pack(parts: Sequence[Part], *, turns: bool = False) -> Plan:
+    """The plan of these items from where each of them stands. With `turns` patient chains may wait, where there are chains alone."""
+    chains = [p for p in parts if p.tree.is_chain]
     trees = sorted((p for p in parts if not p.tree.is_chain), key=lambda p: -p.remaining)
-    ordered = chains + trees
-    steps = max((p.remaining for p in ordered), default=0)
-    chain_counts = _active([p.remaining for p in chains], steps)
-    tree_counts = _active([p.remaining for p in trees], steps)
+    patient = [turns and not trees and p.patient for p in chains]
+    rows = [[chains[i] for i in lane] for lane in lanes([p.remaining for p in chains], patient)]
+    lengths = [sum(p.remaining for p in row) for row in rows]
+    steps = max([*lengths, *(p.remaining for p in trees)], default=0)
+    chain_counts = active(lengths, steps)
+    tree_counts = active([p.remaining for p in trees], steps)
     forest = _Forest.of(trees, steps)
     inner = np.bincount(forest.step[~forest.leaf], minlength=steps)
     leaves = np.bincount(forest.step[forest.leaf], minlength=steps)
     starts = _offsets(chain_counts + inner + leaves)
     keys = np.empty(int(starts[-1]), dtype=np.int64)
-    roots = np.empty(len(ordered), dtype=np.intp)
-    for slot, part in enumerate(chains):
-        rows = starts[: part.remaining] + slot
-        keys[rows] = (part.uid << _NODE_BITS) + np.arange(part.level, part.tree.nodes)
-        roots[slot] = rows[-1]
+    ordered = [row[-1] for row in rows] + trees
+    roots = np.empty(len(parts), dtype=np.intp)
+    begins, found = np.zeros(len(parts), dtype=np.intp), []
+    for slot, row in enumerate(rows):
+        step = 0
+        for part in row:
+            place, at = slot, starts[step : step + part.remaining] + slot
+            if part is not row[-1]:
+                place = len(ordered)
+                ordered.append(part)
+                found.append(Turn(step + part.remaining, slot, place))
+            keys[at] = (part.uid << _NODE_BITS) + np.arange(part.level, part.tree.nodes)
+            roots[place], begins[place] = at[-1], step
+            step += part.remaining
     tree_starts = _offsets(inner + leaves)
     tree_rows = np.arange(int(tree_starts[-1])) + np.repeat(starts[:-1] + chain_counts - tree_starts[:-1], inner + leaves)
     keys[tree_rows] = forest.key
     is_root = forest.parent < 0
-    roots[len(chains) + forest.owner[is_root]] = tree_rows[is_root]
+    roots[len(rows) + forest.owner[is_root]] = tree_rows[is_root]
     return Plan(
         uids=tuple(p.uid for p in ordered),
-        chain_items=len(chains),
+        chain_items=len(rows),
+        turns=tuple(sorted(found, key=lambda turn: turn.step)),
         starts=starts,
         chains=chain_counts,
         inner=inner,
@@ -123,19 +158,14 @@ def pack(parts: Sequence[Part]) -> Plan:
         trees=tree_counts,
         keys=keys,
         roots=roots,
-        ends=np.array([p.remaining - 1 for p in ordered], dtype=np.intp),
+        begins=begins,
+        ends=begins + np.array([p.remaining - 1 for p in ordered], dtype=np.intp),
         owners=forest.owner,
         degrees=forest.children[~forest.leaf].astype(np.float64),
         inner_starts=_offsets(inner),
         tree_starts=tree_starts,
         sums=_child_sums(forest, tree_starts, inner),
     )
-
-
-def _active(remaining: list[int], steps: int) -> Ints:
-    """How many of these are still active in each step."""
-    done = np.bincount(np.array(remaining, dtype=np.intp), minlength=steps + 1)
-    return (len(remaining) - np.cumsum(done)[:steps]).astype(np.intp)
 
 
 def _offsets(counts: NDArray[Any]) -> Ints:
@@ -286,6 +316,11 @@ def _spans(parts: Sequence[Part], keys: NDArray[np.int64]) -> tuple[Ints, list[t
     wanted = np.array([p.uid for p in parts], dtype=np.int64)
     starts, stops = np.searchsorted(uids, wanted), np.searchsorted(uids, wanted, side="right")
     return order, [(int(a), int(b)) for a, b in zip(starts, stops, strict=True)]
+
+
+def held_keys(keys: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The same, but -1 for the first node of an item: nothing is held for it, whatever the row held before."""
+    return np.where(keys & ((1 << _NODE_BITS) - 1), keys, -1)
 
 
 def find_rows(keys: NDArray[np.int64], wanted: NDArray[np.int64]) -> Ints:

@@ -101,13 +101,14 @@ class _Item:
     id: int
     tree: Tree
     depth: int
-    level: int = 0
+    level: int = 0  # when it was packed last
 
 
 class ReservoirRun:
     """A batch under way. Items join by `admit` and leave by `drop` between slices; `advance` computes a slice.
 
-    Each item stands at its own level; all levels share the weights. For one thread at a time.
+    Each item stands at its own level; all levels share the weights. A few short ones wait for the row of another where a batch ends earlier
+    so (`lanes`), until the next admission or drop at most. For one thread at a time.
     """
 
     def __init__(self, reservoir: Reservoir, clock: Callable[[], float]) -> None:
@@ -115,7 +116,7 @@ class ReservoirRun:
         self._clock = clock
         self._items: dict[int, _Item] = {}
         self._refused: list[RunResult] = []
-        self._uids = 0
+        self._uids = self._packed_uids = 0  # of those packed once: who has waited then does not wait again
         self._batch: Batch | None = None
         self._stale = True
         self._buffers = Buffers(reservoir.stack)
@@ -155,10 +156,10 @@ class ReservoirRun:
         if speed is None or self._reservoir.measurements < _BEST_OF or not self._items:
             return {}
         batch = self._packed()
-        return {item.id: speed * batch.cost(item.tree.levels - item.level) for item in self._items.values()}
+        return {item.id: speed * batch.cost_until(uid) for uid, item in self._items.items()}
 
     def advance(self, budget_s: float = 0.02) -> list[RunResult]:
-        """Compute as many levels of every active item as the predicted time allows, at least one; the items that finished."""
+        """Compute as many levels of every item under way as the predicted time allows, at least one; the items that finished."""
         results, self._refused = self._refused, []
         start = now = self._clock()
         first = True
@@ -173,8 +174,6 @@ class ReservoirRun:
             self.nodes_done += batch.nodes(steps)
             self.levels_done += steps
             finished = batch.advance(steps, self._buffers)
-            for item in self._items.values():
-                item.level += steps
             results += [self._result(uid, features) for uid, features in finished]
             before, now = now, self._clock()
             self._measured(now - before, cost)
@@ -208,12 +207,16 @@ class ReservoirRun:
     def _packed(self) -> Batch:
         if self._batch is not None and not self._stale:
             return self._batch
-        parts = [Part(uid, item.tree, item.level) for uid, item in self._items.items()]
+        before, new = self._batch, self._packed_uids
+        levels = {uid: item.level + (before.levels(uid) if before is not None else 0) for uid, item in self._items.items()}
+        parts = [Part(uid, item.tree, levels[uid], patient=uid >= new) for uid, item in self._items.items()]
         batch = Batch(self._reservoir.stack, parts, [item.depth for item in self._items.values()])
         self._buffers.fit(batch.block_rows, batch.step_rows)
-        if self._batch is not None:
-            batch.take_over(self._batch)
-        self._batch, self._stale = batch, False
+        if before is not None:
+            batch.take_over(before)
+        for uid, item in self._items.items():
+            item.level = levels[uid]
+        self._batch, self._stale, self._packed_uids = batch, False, self._uids
         return batch
 
 

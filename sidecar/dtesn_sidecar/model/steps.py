@@ -34,54 +34,60 @@ SUM_ROWS, SUM_STEPS = 256, 4
 """Rows whose states are still in a core's cache when they are added to the totals, and steps from which that saves calls enough."""
 
 
+Products = dict[int, Callable[[Array], Array]]
+"""What multiplies so many rows with the recurrent weights, kept while one layer is computed."""
+
+
 def chains(
-    stack: Stack, weights: Layer, counts: Sequence[int], rows: Array, held: Array, totals: Array, buffers: Buffers, *, biased: bool
+    stack: Stack,
+    weights: Layer,
+    counts: Sequence[int],
+    rows: Array,
+    held: Array,
+    totals: Array,
+    buffers: Buffers,
+    products: Products,
+    *,
+    biased: bool,
 ) -> Array:
     """Steps of chains alone, order 1: counts[i] rows each, never more than before, and item k is row k of every step.
 
     `held` are the states before (None: all zero), `rows` the projections (`biased`: with the bias); the states are added to `totals`.
     Returns the states of the last step. This is the loop in which most time is spent: few calls, few views.
     """
-    backend, bias, recurrent = stack.backend, weights.bias, weights.recurrent
-    add, multiply, tanh = backend.add, backend.multiply, backend.tanh
-    leak, keep = stack.leak, stack.keep
+    backend, bias = stack.backend, weights.bias
+    update, leak, keep = backend.leak, stack.leak, stack.keep
     start = 0
-    for count, steps in _alike(counts):
-        drive, total, first = buffers.product[:count, ...], totals[:count, ...], start
-        product = backend.product_into(recurrent, drive)
+    for count, steps in _alike(counts, None if backend.calls_count else SUM_ROWS):
+        drive, first = buffers.product[:count, ...], start
+        if (product := products.get(count)) is None:
+            product = products[count] = backend.products(weights.recurrent, drive)
         if held is not None:
             held = held[:count, ...]
         for _ in range(steps):
-            state = rows[start : start + count, ...]
+            stop = start + count
+            state = rows[start:stop, ...]
             if held is None:
                 if not biased:
-                    add(state, bias, state)
-                tanh(state, state)
-                multiply(state, leak, state)
+                    backend.add(state, bias, state)
+                backend.tanh(state, state)
+                backend.multiply(state, leak, state)
             else:
-                product(held)
+                moved = product(held)
                 if not biased:
-                    add(drive, bias, drive)
-                add(drive, state, drive)
-                tanh(drive, drive)
-                multiply(drive, leak, drive)
-                multiply(held, keep, state)
-                add(state, drive, state)
-            held = state
-            start += count
-        if steps > 1:
-            backend.sum_steps(rows[first:start, ...], steps, drive)
-            add(total, drive, total)
-        else:
-            add(total, held, total)
+                    backend.add(moved, bias, moved)
+                update(state, moved, held, leak, keep)
+            held, start = state, stop
+        backend.add_steps(rows[first:start, ...], steps, totals[:count, ...], drive)
     return held
 
 
-def _alike(counts: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """(rows, steps) of stretches of steps of equally many rows: of SUM_ROWS together, or of one step where that would be few."""
+def _alike(counts: Sequence[int], together: int | None) -> Iterator[tuple[int, int]]:
+    """(rows, steps) of stretches of steps of equally many rows: of `together` (None: any), or of one step where that would be few."""
     for count, same in groupby(counts):
-        left, most = len(list(same)), SUM_ROWS // count
-        if most < SUM_STEPS:
+        left = len(list(same))
+        most = left if together is None else together // count
+        if most < SUM_STEPS and together is not None:
             most = 1
         while left > 0:
             yield count, min(left, most)
@@ -102,11 +108,7 @@ def euler(stack: Stack, weights: Layer, rows: Array, held: Array, count: int, ga
         state, product, before = rows[:count, ...], buffers.product[:count, ...], held[:count, ...]
         backend.product(before, weights.recurrent, product)
         gain(product)
-        backend.add(product, state, product)
-        backend.tanh(product, product)
-        backend.multiply(product, stack.leak, product)
-        backend.multiply(before, stack.keep, state)
-        backend.add(state, product, state)
+        backend.leak(state, product, before, stack.leak, stack.keep)
     if count < rows.shape[0]:
         leaves = rows[count:, ...]
         backend.tanh(leaves, leaves)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import types
+from collections.abc import Callable
 from typing import Any
 
 import array_api_strict
@@ -11,26 +12,25 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.unit.model import devices
 from tests.unit.model.models import Features, compute, make, trees
 
-from dtesn_sidecar.model.backend import ArrayBackend, Backend, BackendUnavailable, NumPyBackend, select_backend, select_backends
+from dtesn_sidecar.model.backend import Backend, BackendUnavailable, NumPyBackend, select_backend, select_backends
+from dtesn_sidecar.model.on_arrays import ArrayBackend
 from dtesn_sidecar.model.reservoir import RunItem
 from dtesn_sidecar.model.trees import Tree
 
-HOST = array_api_strict.Device("CPU_DEVICE")
-
 
 class Counting(ArrayBackend):
-    """array-api-strict on its second device, where an implicit transfer raises; explicit ones are counted."""
+    """Counts explicit transfers; an implicit one raises."""
 
     def __init__(self) -> None:
         self.uploads = self.downloads = 0
-        device = array_api_strict.Device("device1")
-        super().__init__(array_api_strict, device, name="array-api-strict", description="device1", to_host=self._fetch)
+        super().__init__(array_api_strict, devices.DEVICE, name="array-api-strict", description="device1", to_host=self._fetch)
 
     def _fetch(self, array: Any) -> Any:
         self.downloads += 1
-        return np.asarray(array_api_strict.asarray(array, device=HOST))
+        return devices.fetch(array)
 
     def _place(self, array: Any) -> Any:
         self.uploads += 1
@@ -47,12 +47,13 @@ def agree(backend: Backend, items: list[tuple[Tree, int]], **fields: Any) -> Non
     order=st.sampled_from([1, 4]),
     topology=st.sampled_from(["orthogonal", "sparse", "ring"]),
     size=st.sampled_from([36, 64]),
+    backend=st.sampled_from([devices.any_library, devices.cupy]),
 )
-@settings(max_examples=40)
-def test_numpy_and_array_api_agree_to_1e_5_without_an_implicit_transfer(
-    items: list[tuple[Tree, int]], order: int, topology: str, size: int
+@settings(max_examples=60)
+def test_numpy_and_arrays_on_a_device_agree_to_1e_5_without_an_implicit_transfer(
+    items: list[tuple[Tree, int]], order: int, topology: str, size: int, backend: Callable[[devices.Launches], Backend]
 ) -> None:
-    agree(Counting(), items, order=order, topology=topology, size=size, spectral_radius=0.5)
+    agree(backend(devices.Launches()), items, order=order, topology=topology, size=size, spectral_radius=0.5)
 
 
 def test_an_admission_is_one_upload_of_each_kind_and_finished_items_one_download() -> None:
@@ -116,7 +117,7 @@ def fake_cupy(devices: int | None) -> Any:
         return types.SimpleNamespace(id=index, use=lambda: cupy.used.append((threading.get_ident(), index)))
 
     cupy.cuda = types.SimpleNamespace(runtime=runtime, Device=device)
-    cupy.asnumpy = np.asarray
+    cupy.asnumpy, cupy.dot, cupy.ElementwiseKernel = np.asarray, np.dot, lambda *text: text
     return cupy
 
 
@@ -182,6 +183,16 @@ def test_numpy_and_cupy_agree_to_1e_5(topology: str) -> None:
         batch.append((Tree.of_parents("byte", rng.integers(0, 256, nodes, dtype=np.uint8), parents), 1 + i % 3))
     backend = select_backend("cupy")
     agree(backend, batch, size=64, topology=topology, spectral_radius=0.5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not cuda_is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_mixed_texts_at_the_default_size_agree_on_cupy(dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    lengths = [1, 2, 3, 17, 40, 64, 64, 65, 150, 300, *rng.integers(1, 100, 40).tolist()]
+    batch = [(Tree("byte", rng.integers(0, 256, length, dtype=np.uint8)), 1 + length % 4) for length in lengths]
+    agree(select_backend("cupy"), batch, size=512, depth=4, dtype=dtype)
 
 
 @pytest.mark.parametrize(
