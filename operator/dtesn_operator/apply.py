@@ -31,12 +31,12 @@ class Outcome:
     stale: bool = False
 
 
-async def carry_out(client: Client, actions: Sequence[Action], owner_uid: str, store: Store) -> Outcome:
+async def carry_out(client: Client, actions: Sequence[Action], owner_uid: str, store: Store, outcome: Outcome | None = None) -> Outcome:
     """Each action in order. What is refused for what it says becomes a trouble and the next one follows; other failures are raised.
 
-    `store` takes in each object as the API server has it now.
+    `store` takes in each object as the API server has it now. `outcome`: that of actions before these, which is gone on with.
     """
-    outcome = Outcome()
+    outcome = outcome or Outcome()
     for action in actions:
         try:
             await _one(client, action, owner_uid, store, outcome)

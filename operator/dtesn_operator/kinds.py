@@ -54,14 +54,14 @@ LEASE: Final = Kind("coordination.k8s.io", "v1", "leases", "Lease")
 CORE_EVENT: Final = Kind("", "v1", "events", "Event")  # what is said of pods
 EVENT: Final = Kind("events.k8s.io", "v1", "events", "Event")
 
-# In the order of applying: what pods need comes before the Deployment, what restricts their traffic too.
+# In the order of applying: what pods need comes before the Deployment, what restricts their traffic too; the rest can follow it.
 OWNED: Final = (
     SERVICE_ACCOUNT,
     CONFIG_MAP,
     RESOURCE_CLAIM_TEMPLATE,
     NETWORK_POLICY,
-    SERVICE,
     DEPLOYMENT,
+    SERVICE,
     POD_DISRUPTION_BUDGET,
     HORIZONTAL_POD_AUTOSCALER,
     SCALED_OBJECT,

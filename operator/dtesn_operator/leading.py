@@ -35,7 +35,7 @@ class Leader:
         self._store = reconciler.store
         self._metrics = metrics
         self._namespaces = namespaces
-        self._rounds = Rounds(reconciler, queue.add)
+        self._rounds = Rounds(reconciler, queue.add, lambda: len(queue) > 0)
         self.stirred = asyncio.Event()
         self.resync = asyncio.Event()
 

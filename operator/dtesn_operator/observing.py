@@ -18,15 +18,17 @@ from dtesn_operator.store import Key
 ROUND: Final = 15.0  # seconds of a round at least
 PER_SECOND: Final = 5.0  # pods on average, far below what the probe allows
 FIRST_PER_SECOND: Final = 15.0  # of resources that have no figures yet
+WAIT: Final = 0.5
+MOST_WAITED: Final = 60.0  # seconds of a round until there is no other work
 MOST_SKIPPED: Final = 8  # rounds between two looks at a resource whose pods are silent
 
 
 class Rounds:
-    """The rounds. `changed` is told each resource whose status should be written."""
+    """The rounds. `changed` is told each resource whose status should be written; while `busy()`, others have a better use for the time."""
 
-    def __init__(self, reconciler: Reconciler, changed: Callable[[Key], None], *, seconds: float = ROUND) -> None:
+    def __init__(self, reconciler: Reconciler, changed: Callable[[Key], None], busy: Callable[[], bool], *, seconds: float = ROUND) -> None:
         self._reconciler = reconciler
-        self._changed = changed
+        self._changed, self._busy = changed, busy
         self._seconds = seconds
         self._skips: dict[str, tuple[int, int]] = {}  # by UID: rounds to skip, and of how many
 
@@ -34,8 +36,11 @@ class Rounds:
         """Go round for ever."""
         loop = asyncio.get_running_loop()
         while True:
-            began = loop.time()
+            began, waited = loop.time(), 0.0
             for key in self._reconciler.store.resources():
+                while self._busy() and waited < MOST_WAITED:
+                    await asyncio.sleep(WAIT)
+                    waited += WAIT
                 await self._visit(key)
             await asyncio.sleep(max(1.0, began + self._seconds - loop.time()))
 

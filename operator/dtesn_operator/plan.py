@@ -104,6 +104,16 @@ def allowed(ahead: Plan) -> Sequence[Action]:
     return [action for action in ahead.actions if not (isinstance(action, Create) and action.key.kind == DEPLOYMENT)]
 
 
+def opening(actions: Sequence[Action]) -> Sequence[Action]:
+    """Of a new resource's actions those up to the Deployment, which its pods wait for.
+
+    The rest is for the next look at it. It comes at once where nothing else waits. Where thousands do, all pods start first, and a
+    Service that finds them ready has its endpoints written once instead of pod by pod.
+    """
+    ends = (number for number, action in enumerate(actions, 1) if isinstance(action, Create) and action.key.kind == DEPLOYMENT)
+    return actions[: next(ends, len(actions))]
+
+
 def controller_uid(manifest: Mapping[str, Any]) -> str | None:
     """The UID of the object's controller, if it has one."""
     for reference in manifest["metadata"].get("ownerReferences") or ():

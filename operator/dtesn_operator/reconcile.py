@@ -18,7 +18,7 @@ from dtesn_operator.errors import ApiFailed
 from dtesn_operator.events import Recorder, Told, told
 from dtesn_operator.kinds import CONFIG_MAP, DEPLOYMENT, DTESN_BATCHER, Manifest, ObjectKey
 from dtesn_operator.observe import Reading
-from dtesn_operator.plan import Action, Apply, Create, Plan, allowed, plan
+from dtesn_operator.plan import Action, Apply, Create, Plan, allowed, opening, plan
 from dtesn_operator.pods import Pod, pods_of
 from dtesn_operator.silent import Silence, Turns
 from dtesn_operator.status import Trouble, View
@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 STALE_RETRY: Final = 0.2
 WAIT_RETRY: Final = 1.0
+FIRST_STATUS: Final = 1.0  # seconds in which a new resource may become ready, so that one status says it all
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ class Memory:
     settled: dict[ObjectKey, tuple[str, str]] = field(default_factory=dict)
     reading: Reading | None = None
     observed_at: float | None = None
+    held: float | None = None  # since when its first status is held back
     sidecarless: tuple[str, ...] = ()  # pods that asked for the sidecar and started without
     silence: Silence = field(default_factory=Silence)
 
@@ -109,8 +111,15 @@ class Reconciler:
 
     async def _follow(self, key: Key, batcher: Batcher, wanted: Desired, ahead: Plan, memory: Memory) -> Next:
         repaired = _repaired(batcher, ahead.actions)
-        outcome = await carry_out(self.client, allowed(ahead), batcher.uid, self.store)
+        actions = allowed(ahead)
+        first = actions if batcher.status else opening(actions)
+        outcome = await carry_out(self.client, first, batcher.uid, self.store)
         memory.settled |= outcome.settled
+        if len(first) < len(actions):
+            if not (outcome.troubles or outcome.stale):
+                return Next(0.0)
+            outcome = await carry_out(self.client, actions[len(first) :], batcher.uid, self.store, outcome)
+            memory.settled |= outcome.settled
         workload = self.store.get(ObjectKey(DEPLOYMENT, key.namespace, key.name))
         pods = pods_of(self.store.pods(key))
         step = await self._settings(key, batcher, wanted, pods, memory)
@@ -120,10 +129,11 @@ class Reconciler:
             words = f"started without the sidecar that they ask for: {', '.join(memory.sidecarless[:3])}; delete them to try again"
             troubles.append(Trouble(Reason.INJECTION_MISSED, f"{len(memory.sidecarless)} pods {words}"))
         view = View(workload, batcher.spec.replicas, wanted.image, wanted.config_hash, troubles, len(step.behind))
-        await self._write(batcher, memory, view, repaired)
+        status_due = await self._write(batcher, memory, view, repaired)
         if outcome.stale or (ahead.waits and not troubles):
             return Next(STALE_RETRY if outcome.stale else WAIT_RETRY)
-        looks = [at for at in (step.again, memory.silence.due and max(0.05, memory.silence.due - self.clock())) if at is not None]
+        silent_until = None if memory.silence.due is None else max(0.05, memory.silence.due - self.clock())
+        looks = [at for at in (step.again, status_due, silent_until) if at is not None]
         return Next(min(looks, default=None), troubled=bool(troubles))
 
     async def _settings(self, key: Key, batcher: Batcher, wanted: Desired, pods: Sequence[Pod], memory: Memory) -> following.Step:
@@ -161,8 +171,8 @@ class Reconciler:
         await self._write(batcher, memory, view)
         return Next(troubled=trouble.reason == Reason.TEMPLATE_INVALID)
 
-    async def _write(self, batcher: Batcher, memory: Memory, view: View, repaired: Sequence[Told] = ()) -> None:
-        """Write the status if it says something new, and tell what changed as Events."""
+    async def _write(self, batcher: Batcher, memory: Memory, view: View, repaired: Sequence[Told] = ()) -> float | None:
+        """Write the status if it says something new, and tell what changed as Events. In how many seconds it is due if not yet."""
         before, now = status.observed_before(batcher), self.clock()
         observed = before
         if memory.reading is not None:
@@ -180,12 +190,17 @@ class Reconciler:
             view.paused,
         )
         wanted = status.status_of(batcher, full, self.wall())
+        if not batcher.status and status.only_begun(wanted):
+            memory.held = now if memory.held is None else memory.held
+            if now < memory.held + FIRST_STATUS:
+                return memory.held + FIRST_STATUS - now
         patch = status.changed(batcher.status, wanted)
         if patch is not None and not await self._patch(batcher, patch):
-            return
+            return None
         if observed != before:
             memory.observed_at = now
         await self.recorder.tell(batcher, [*repaired, *told(batcher.status, wanted)])
+        return None
 
     async def _patch(self, batcher: Batcher, patch: dict[str, Any]) -> bool:
         key = ObjectKey(DTESN_BATCHER, batcher.namespace, batcher.name)

@@ -103,6 +103,11 @@ def before_of(status: Mapping[str, Any], kind: Condition) -> Mapping[str, Any]:
     return next((one for one in status.get("conditions") or () if one.get("type") == kind), {})
 
 
+def only_begun(status: Mapping[str, Any]) -> bool:
+    """Whether a status says no more than that the pods are on their way."""
+    return all(before_of(status, kind).get("status") == "False" for kind in (Condition.READY, Condition.DEGRADED, Condition.PAUSED))
+
+
 def _ready(batcher: Batcher, view: View) -> Verdict:
     """From the Deployment alone: enough pods of its present template are available."""
     status = (view.deployment or {}).get("status") or {}

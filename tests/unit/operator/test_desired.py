@@ -24,7 +24,7 @@ NEWER = replace(CLUSTER, operator_image="registry.example/dtesn-batcher:2")
 
 def test_a_resource_with_all_defaults_asks_for_four_objects() -> None:
     result = desired(batcher(), CLUSTER)
-    assert [one["kind"] for one in result.objects] == ["ServiceAccount", "ConfigMap", "Service", "Deployment"]
+    assert [one["kind"] for one in result.objects] == ["ServiceAccount", "ConfigMap", "Deployment", "Service"]
     assert {(one["metadata"]["namespace"], one["metadata"]["name"]) for one in result.objects} == {("shop", "demo")}
 
 

@@ -15,7 +15,7 @@ from dtesn_operator.desired import Cluster
 from dtesn_operator.events import Recorder
 from dtesn_operator.kinds import POD
 from dtesn_operator.observe import observed_of
-from dtesn_operator.observing import FIRST_PER_SECOND, PER_SECOND, Rounds
+from dtesn_operator.observing import FIRST_PER_SECOND, MOST_WAITED, PER_SECOND, Rounds
 from dtesn_operator.pods import Pod
 from dtesn_operator.probe import Probe
 from dtesn_operator.reconcile import Memory, Reconciler
@@ -70,7 +70,8 @@ class Bench:
             store.seen(pod(name, 0))
             store.seen(pod(name, 1))
             self.reconciler.memories[f"uid-{name}"] = Memory()
-        self.rounds = Rounds(self.reconciler, self._changed)
+        self.busy = False
+        self.rounds = Rounds(self.reconciler, self._changed, lambda: self.busy)
 
     def _changed(self, key: Key) -> None:
         """Write the figures, as a reconcile does."""
@@ -124,3 +125,11 @@ async def test_a_resource_that_has_gone_is_not_asked(bench: Bench) -> None:
     await bench.run(60)
     assert "r7" not in bench.told
     assert bench.reconciler.memory(Key("shop", "r7")) is None
+
+
+async def test_while_resources_wait_for_a_worker_figures_wait_but_not_for_ever(bench: Bench) -> None:
+    bench.busy = True
+    began = bench.clock()
+    await bench.run(MOST_WAITED + 10)
+    assert bench.probe.times[0] - began == pytest.approx(MOST_WAITED, abs=1.0)
+    assert bench.probe.times[100] - bench.probe.times[0] <= 100 / FIRST_PER_SECOND + 1.0

@@ -15,7 +15,7 @@ from dtesn_operator import kinds
 from dtesn_operator.batcher import Batcher
 from dtesn_operator.desired import Cluster, desired
 from dtesn_operator.kinds import Manifest, ObjectKey, key_of
-from dtesn_operator.plan import ANNOTATION_APPLIED, Apply, Create, Delete, Plan, allowed, differs, plan, stamped
+from dtesn_operator.plan import ANNOTATION_APPLIED, Apply, Create, Delete, Plan, allowed, differs, opening, plan, stamped
 
 EVERYTHING = Cluster(operator_image="a:1", available=frozenset(kind for kind in kinds.OWNED if kind.optional))
 
@@ -43,6 +43,28 @@ def test_what_does_not_exist_is_made_and_what_is_as_wanted_is_left(batcher: Batc
     ahead = plan(batcher.uid, wanted, {})
     assert [action.key for action in ahead.actions if isinstance(action, Create)] == [key_of(one) for one in wanted]
     assert plan(batcher.uid, wanted, cluster_of(wanted)) == Plan(())
+
+
+@given(batchers())
+def test_a_new_resource_begins_with_what_its_pods_need_and_the_deployment_and_the_rest_follows(batcher: Batcher) -> None:
+    actions = plan(batcher.uid, objects(batcher), {}).actions
+    first = opening(actions)
+    assert (*first, *actions[len(first) :]) == actions
+    assert first[-1].key.kind == kinds.DEPLOYMENT
+    begun = {action.key.kind for action in first}
+    assert {kinds.SERVICE_ACCOUNT, kinds.CONFIG_MAP} < begun
+    assert kinds.SERVICE not in begun
+    later = {action.key.kind for action in actions} - begun
+    assert not later & {kinds.RESOURCE_CLAIM_TEMPLATE, kinds.NETWORK_POLICY}  # which pods use, and which restricts their traffic
+
+
+def test_without_a_deployment_to_make_nothing_waits() -> None:
+    batcher = Batcher("shop", "demo", uid="u")
+    wanted = objects(batcher)
+    there = {key: one for key, one in cluster_of(wanted).items() if key.kind == kinds.DEPLOYMENT}
+    actions = plan("u", wanted, there).actions
+    assert actions
+    assert opening(actions) == actions
 
 
 @given(batchers(), batchers())

@@ -41,7 +41,7 @@ def test_the_objects_of_every_document_are_printed_in_the_order_of_applying(rend
     assert [(one["kind"], one["metadata"]["namespace"], one["metadata"]["name"]) for one in objects] == [
         (kind, namespace, name)
         for namespace, name in (("shop", "one"), ("other", "two"))
-        for kind in ("ServiceAccount", "ConfigMap", "Service", "Deployment")
+        for kind in ("ServiceAccount", "ConfigMap", "Deployment", "Service")
     ]
 
 
@@ -63,7 +63,7 @@ def test_the_image_is_the_flags_else_the_environments_else_of_this_version(
 ) -> None:
     monkeypatch.setenv("DTESN_SIDECAR_IMAGE", environment)
     _, objects, _ = render(ONE, *arguments)
-    assert objects[3]["spec"]["template"]["spec"]["containers"][0]["image"].startswith(wanted)
+    assert objects[2]["spec"]["template"]["spec"]["containers"][0]["image"].startswith(wanted)
 
 
 def test_namespaces_of_the_operator_and_of_prometheus_reach_the_network_policy(render: Any) -> None:
@@ -85,7 +85,7 @@ def test_what_kubectl_prints_of_a_stored_resource_has_its_owner(render: Any) -> 
     status, objects, _ = render(text + "status: {image: 'kept:1'}\n")
     assert status == 0
     assert [one["metadata"]["ownerReferences"][0]["uid"] for one in objects] == ["6f1c"] * 4
-    assert objects[3]["spec"]["template"]["spec"]["containers"][0]["image"] == "kept:1"
+    assert objects[2]["spec"]["template"]["spec"]["containers"][0]["image"] == "kept:1"
 
 
 def test_a_name_that_looks_like_a_date_is_a_name(render: Any) -> None:

@@ -12,7 +12,7 @@ from dtesn_api.spec import decode_spec
 from dtesn_api.status import Observed, Reason
 from dtesn_operator.batcher import Batcher
 from dtesn_operator.observe import Reading
-from dtesn_operator.status import MOST_WORDS, Trouble, View, before_of, changed, confirmed, observed_before, status_of
+from dtesn_operator.status import MOST_WORDS, Trouble, View, before_of, changed, confirmed, observed_before, only_begun, status_of
 
 NOW, LATER = "2026-01-01T00:00:00Z", "2026-01-01T00:10:00Z"
 
@@ -52,6 +52,13 @@ def test_ready_and_progressing_are_the_deployments(
 ) -> None:
     status = status_of(batcher(), view(deployment), NOW)
     assert (condition(status, "Ready"), condition(status, "Progressing")) == (ready, progressing)
+
+
+def test_a_status_that_says_no_more_than_that_pods_are_on_their_way_may_wait() -> None:
+    assert only_begun(status_of(batcher(), view(), NOW))
+    assert only_begun(status_of(batcher(), view(workload(available=1)), NOW))
+    told = (view(workload()), view(troubles=[Trouble(Reason.NAME_CONFLICT, "taken")]), view(paused=True))
+    assert not any(only_begun(status_of(batcher(), one, NOW)) for one in told)
 
 
 def test_pods_that_are_behind_with_their_settings_are_progress_and_no_less_ready() -> None:
