@@ -6,6 +6,7 @@ ExternalName that name `localhost` are the way from the API server to webhooks a
 
 from __future__ import annotations
 
+import os
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,11 +40,14 @@ class ControlPlane(Cluster):
     """A running control plane. `daemons` by program name.
 
     What a subclass may have otherwise: the `address` that the API server listens on, the `clients` that get certificates and a
-    kubeconfig (user and groups by name), and further flags of the API server.
+    kubeconfig (user and groups by name), further flags of the API server, what its audit log keeps, and variables of the environment
+    of all its processes.
     """
 
     address = "127.0.0.1"
     clients: Mapping[str, tuple[str, Sequence[str]]] = CLIENTS
+    audit_policy: Mapping[str, Any] = AUDIT_POLICY
+    environment: Mapping[str, str] = {}
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, folder / "admin.kubeconfig", folder / "audit.log")
@@ -115,13 +119,13 @@ class ControlPlane(Cluster):
             *(f"--listen-peer-urls={peers}", f"--initial-advertise-peer-urls={peers}", f"--initial-cluster=default={peers}"),
             *("--quota-backend-bytes=4294967296", "--auto-compaction-retention=0"),
         ]
-        self.daemons["etcd"] = etcd = Daemon("etcd", command, self.logs)
+        self.daemons["etcd"] = etcd = self._daemon("etcd", command)
         etcd.until(lambda: _answers(f"{self.etcd}/health"))
 
     def _start_api_server(self) -> None:
         pki = self.folder / "pki"
         policy = self.folder / "audit-policy.yaml"
-        policy.write_text(yaml.safe_dump(AUDIT_POLICY), encoding="utf-8")
+        policy.write_text(yaml.safe_dump(dict(self.audit_policy)), encoding="utf-8")
         command = [
             *(binary("kube-apiserver"), f"--etcd-servers={self.etcd}", f"--cert-dir={pki}", f"--bind-address={self.address}"),
             *(f"--secure-port={self.port}", f"--advertise-address={self.address}"),
@@ -136,7 +140,7 @@ class ControlPlane(Cluster):
             *(f"--audit-policy-file={policy}", f"--audit-log-path={self._audit}", "--audit-log-mode=blocking-strict"),
             *("--max-requests-inflight=1000", "--max-mutating-requests-inflight=500", *self.api_server_flags()),
         ]
-        self.daemons["kube-apiserver"] = server = Daemon("kube-apiserver", command, self.logs)
+        self.daemons["kube-apiserver"] = server = self._daemon("kube-apiserver", command)
         server.until(self.ready)
 
     def _start_controllers(self) -> None:
@@ -157,8 +161,11 @@ class ControlPlane(Cluster):
             *(f"--config={stage}" for stage in stages()),
         ]
         for name, command in (("kube-controller-manager", manager), ("kube-scheduler", scheduler), ("kwok", kwok)):
-            self.daemons[name] = Daemon(name, command, self.logs)
+            self.daemons[name] = self._daemon(name, command)
         self.daemons["kube-controller-manager"].until(self._has_default_account)
+
+    def _daemon(self, name: str, command: Sequence[str | Path]) -> Daemon:
+        return Daemon(name, command, self.logs, {**os.environ, **self.environment})
 
     def _has_default_account(self) -> bool:
         return self.get_url("/api/v1/namespaces/default/serviceaccounts/default")[0] == 200
