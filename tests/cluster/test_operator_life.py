@@ -159,109 +159,6 @@ def test_the_default_service_account_is_never_taken_over(cluster: Cluster) -> No
 
 
 @pytest.mark.usefixtures("operator")
-def test_a_template_that_is_no_pod_template_degrades_this_resource_alone(cluster: Cluster) -> None:
-    cluster.apply(batcher())
-    cluster.until_ready()
-    generation = cluster.get("deployment/demo")["metadata"]["generation"]
-    cluster.apply(batcher(template={"spec": {"nodeSelektor": {"a": "b"}}}), batcher("other"))
-    found = cluster.until_condition("Degraded", "True", "TemplateInvalid")
-    assert "nodeSelektor" in found["message"]
-    cluster.until_ready("other")
-    assert cluster.told() == [("Warning", "TemplateInvalid", found["message"])]
-    assert cluster.get("deployment/demo")["metadata"]["generation"] == generation
-    cluster.apply(batcher(template={"spec": {"nodeSelector": {"kubernetes.io/os": "linux"}}}))
-    cluster.until_condition("Degraded", "False", "AsExpected")
-
-
-@pytest.mark.usefixtures("operator")
-def test_a_quota_that_forbids_pods_is_quoted(cluster: Cluster) -> None:
-    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
-    cluster.apply(quota)
-    until(lambda: cluster.get("resourcequota/none").get("status", {}).get("hard"), what="the quota")
-    cluster.apply(batcher())
-    found = cluster.until_condition("Degraded", "True", "ReplicaFailure")
-    assert "exceeded quota" in found["message"]
-    assert ("Warning", "ReplicaFailure", found["message"]) in cluster.told()
-    assert cluster.condition("Ready")["status"] == "False"
-
-
-@pytest.mark.usefixtures("operator")
-def test_an_application_on_the_sidecars_port_is_told_and_the_rest_goes_on(cluster: Cluster) -> None:
-    container = {"name": "app", "image": "registry.example/app:1", "ports": [{"containerPort": 8080}]}
-    cluster.apply(batcher(template={"spec": {"containers": [container]}}), batcher("other"))
-    found = cluster.until_condition("Degraded", "True", "TemplateInvalid")
-    assert "8080" in found["message"]
-    cluster.until_ready("other")
-
-
-@pytest.fixture
-def refusing(cluster: Cluster) -> Iterator[str]:
-    """A policy that refuses the Service `demo`, for the namespace alone; its name."""
-    name = f"refuse-{cluster.namespace}"
-    rule = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE", "UPDATE"], "resources": ["services"]}
-    policy = {
-        "apiVersion": "admissionregistration.k8s.io/v1",
-        "kind": "ValidatingAdmissionPolicy",
-        "metadata": {"name": name},
-        "spec": {
-            "matchConstraints": {"resourceRules": [rule]},
-            "validations": [{"expression": "object.metadata.name != 'demo'", "message": "not on a Friday"}],
-        },
-    }
-    namespaces = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": cluster.namespace}}}
-    binding = {
-        "apiVersion": "admissionregistration.k8s.io/v1",
-        "kind": "ValidatingAdmissionPolicyBinding",
-        "metadata": {"name": name},
-        "spec": {"policyName": name, "validationActions": ["Deny"], "matchResources": namespaces},
-    }
-    cluster.plane.apply(policy, binding)
-    until(lambda: not _may_create_a_service(cluster), what="the policy in force")
-    yield name
-    cluster.kubectl("delete", "validatingadmissionpolicy,validatingadmissionpolicybinding", name, "--ignore-not-found")
-
-
-def _may_create_a_service(cluster: Cluster) -> bool:
-    command = ("create", "service", "clusterip", "demo", "--tcp=80", "--dry-run=server", "-n", cluster.namespace)
-    return cluster.plane.kubectl(*command, check=False).returncode == 0
-
-
-@pytest.mark.usefixtures("operator")
-def test_an_admission_policy_that_refuses_is_quoted_stops_nobody_else_and_is_asked_again(cluster: Cluster, refusing: str) -> None:
-    cluster.apply(batcher(), batcher("other"))
-    found = cluster.until_condition("Degraded", "True", "ObjectRefused")
-    assert "the Service demo" in found["message"]
-    assert "not on a Friday" in found["message"]
-    cluster.until_ready("other")
-    cluster.until_ready()  # its pods run: only the Service is missing
-    cluster.kubectl("delete", "validatingadmissionpolicy,validatingadmissionpolicybinding", refusing)
-    cluster.until_condition("Degraded", "False", "AsExpected", seconds=90)
-    assert cluster.exists("service/demo")
-
-
-@pytest.mark.usefixtures("operator")
-def test_a_gpu_that_no_node_has_is_told_from_the_pods(cluster: Cluster) -> None:
-    cluster.apply(batcher(gpu={"count": 1}))
-    found = cluster.until_condition("Degraded", "True", "PodsFailing")
-    assert "Insufficient nvidia.com/gpu" in found["message"]
-
-
-@pytest.mark.usefixtures("operator")
-def test_a_claim_that_does_not_exist_is_told_from_the_pods(cluster: Cluster) -> None:
-    cluster.apply(batcher(model={"readout": {"persistentVolumeClaim": {"claimName": "absent", "path": "r.safetensors"}}}))
-    found = cluster.until_condition("Degraded", "True", "PodsFailing")
-    assert 'persistentvolumeclaim "absent" not found' in found["message"]
-
-
-@pytest.mark.usefixtures("operator")
-def test_a_kind_that_is_not_installed_is_named_and_the_rest_is_there(cluster: Cluster) -> None:
-    cluster.apply(batcher(monitoring={"podMonitor": True}))
-    found = cluster.until_condition("Degraded", "True", "KindMissing")
-    assert "the cluster has no PodMonitor (monitoring.coreos.com)" in found["message"]
-    cluster.until_ready()
-
-
-@pytest.mark.usefixtures("operator")
 def test_autoscaling_switched_on_and_off_at_five_replicas_never_passes_another_number(cluster: Cluster) -> None:
     cluster.apply(batcher(replicas=5))
     cluster.until_ready()
@@ -309,6 +206,21 @@ def test_everything_that_can_be_asked_for_is_made(cluster: Cluster) -> None:
     cluster.apply(batcher(disruptionBudget={"enabled": False}, networkPolicy={"enabled": False}, autoscaling={"enabled": False}))
     for one in ("pdb/demo", "networkpolicy/demo", "hpa/demo"):
         until(lambda one=one: not cluster.exists(one), what=f"the end of {one}")
+
+
+@pytest.mark.usefixtures("operator")
+def test_a_device_claim_is_made_anew_where_it_changes_since_its_spec_cannot(cluster: Cluster) -> None:
+    def claims() -> list[str]:
+        """The claim templates that there are, and the one that the pods use."""
+        found = [one["metadata"]["name"] for one in cluster.get("resourceclaimtemplates")["items"]]
+        used = cluster.get("deployment/demo")["spec"]["template"]["spec"]["resourceClaims"][0]["resourceClaimTemplateName"]
+        return sorted({*found, used})
+
+    cluster.apply(batcher(gpu={"count": 1, "deviceClassName": "gpu.example.com"}))
+    until(lambda: cluster.exists("deployment/demo"), what="a deployment")
+    (before,) = claims()
+    cluster.apply(batcher(gpu={"count": 2, "deviceClassName": "gpu.example.com"}))
+    until(lambda: len(found := claims()) == 1 and found != [before], what="another claim template alone")
 
 
 @pytest.mark.usefixtures("operator")
