@@ -98,6 +98,12 @@ ALL = (
         stamp=("github.com/kedacore/keda/v2/version.Version",),
         extra=("config/crd/bases/*.yaml",),
     ),
+    Module(
+        "prometheus-adapter",
+        {"prometheus-adapter": "sigs.k8s.io/prometheus-adapter/cmd/adapter"},
+        "tells autoscalers of pods what Prometheus says",
+        "a minute and a half",
+    ),
 )
 
 

@@ -1,4 +1,7 @@
-"""The real KEDA and a real Prometheus scale a resource by what its real sidecars say of themselves."""
+"""The real autoscalers scale a resource by what its real sidecars say of themselves to a real Prometheus.
+
+The HorizontalPodAutoscaler reads it from the custom metrics API, which prometheus-adapter serves, KEDA from Prometheus itself.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.cluster.batchers import Cluster, batcher
 from tests.cluster.build import binary
 from tests.cluster.cluster import until
+from tests.cluster.custom_metrics import custom_metrics
 from tests.cluster.keda import Keda
 from tests.cluster.operator_process import Replica, replica
 from tests.cluster.sidecars import Sidecars, callers, prometheus
 from tests.integration.prometheus_server import Exporter, Prometheus, exporting, needs_prometheus
+
+from dtesn_api import names
 
 pytestmark = needs_prometheus
 # What a person may add to the ScaledObject, and what the operator leaves: KEDA looks each second and takes two to cool down.
@@ -79,19 +86,14 @@ def eager(cluster: Cluster) -> None:
     cluster.edited("scaledobject/demo", EAGER)
 
 
-@pytest.mark.usefixtures("operator")
-def test_the_replicas_follow_the_load_up_and_down(cluster: Cluster, sidecars: Sidecars, shop: Exporter, metrics: Prometheus) -> None:
-    """The load of each pod is its share of the demand, so that pods relieve one another as they do in earnest."""
-    share = 'shop_demand / scalar(count(up{job="sidecars"}))'
-    source = {"name": "shop", "url": metrics.url, "query": share, "intervalSeconds": 0.5}
-    cluster.apply(
-        batcher(
-            replicas=1,
-            load={"prometheus": [source], "queue": {"weight": 0}, "system": {"weight": 0}},
-            autoscaling={"enabled": True, "via": "keda", "minReplicas": 1, "maxReplicas": 4, "prometheusUrl": metrics.url},
-        )
-    )
-    eager(cluster)
+def shared(metrics: Prometheus) -> dict[str, Any]:
+    """A load that is each pod's share of the shop's demand, so that pods relieve one another as they do in earnest, and nothing else."""
+    source = {"name": "shop", "url": metrics.url, "query": 'shop_demand / scalar(count(up{job="sidecars"}))', "intervalSeconds": 0.5}
+    return {"prometheus": [source], "queue": {"weight": 0}, "system": {"weight": 0}}
+
+
+def until_the_replicas_have_followed_the_demand(cluster: Cluster, sidecars: Sidecars, shop: Exporter) -> None:
+    """Up to four pods, to two, and to one."""
     until_replicas(cluster, sidecars, 1)
     shop.text = "shop_demand 2.5\n"
     until_replicas(cluster, sidecars, 4)  # 2.5 / 0.7, rounded up
@@ -101,6 +103,26 @@ def test_the_replicas_follow_the_load_up_and_down(cluster: Cluster, sidecars: Si
     shop.text = "shop_demand 0.5\n"
     until_replicas(cluster, sidecars, 1)
     assert cluster.get("dtesnbatcher/demo")["spec"]["replicas"] == 1
+
+
+@pytest.mark.usefixtures("operator")
+def test_a_horizontal_pod_autoscaler_follows_the_load_up_and_down(
+    cluster: Cluster, sidecars: Sidecars, shop: Exporter, metrics: Prometheus
+) -> None:
+    autoscaling = {"enabled": True, "via": "hpa", "target": "load", "minReplicas": 1, "maxReplicas": 4}
+    with custom_metrics(cluster.plane, metrics.url):
+        cluster.apply(batcher(replicas=1, load=shared(metrics), autoscaling=autoscaling))
+        until_the_replicas_have_followed_the_demand(cluster, sidecars, shop)
+        (metric,) = cluster.get("hpa/demo")["status"]["currentMetrics"]
+        assert metric["pods"]["metric"]["name"] == names.METRIC_LOAD_COMBINED
+
+
+@pytest.mark.usefixtures("operator")
+def test_keda_follows_the_load_up_and_down(cluster: Cluster, sidecars: Sidecars, shop: Exporter, metrics: Prometheus) -> None:
+    autoscaling = {"enabled": True, "via": "keda", "minReplicas": 1, "maxReplicas": 4, "prometheusUrl": metrics.url}
+    cluster.apply(batcher(replicas=1, load=shared(metrics), autoscaling=autoscaling))
+    eager(cluster)
+    until_the_replicas_have_followed_the_demand(cluster, sidecars, shop)
     spec = cluster.get("scaledobject/demo")["spec"]
     assert {name: spec[name] for name in ("pollingInterval", "cooldownPeriod")} == json.loads(EAGER)["spec"]
 
