@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from tests.cluster.build import MissingPrerequisite, binary, say
-from tests.node import image, machine, namespaces
+from tests.node import gpu, image, machine, namespaces
 from tests.node.programs import ALL, program
 
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "kwok", "helm")
@@ -43,16 +43,16 @@ def main() -> int:
 
 
 def _prepared() -> dict[str, str]:
-    """Everything that needs the network, which the namespaces do not have. The archives, as environment variables."""
+    """Everything that needs the network, which the namespaces do not have. What came of it, as environment variables."""
     began = time.monotonic()
     for name in CONTROL_PLANE:
         binary(name)
     for module in ALL:
         for name in module.programs:
             program(name)
-    archives = image.archives()
+    archives, packages = image.archives(), gpu.resolved()
     say(f"programs and images are there after {time.monotonic() - began:.0f} s")
-    return {"DTESN_NODE_IMAGES": os.pathsep.join(map(str, archives))}
+    return {"DTESN_NODE_IMAGES": os.pathsep.join(map(str, archives)), "DTESN_NODE_GPU": str(packages)}
 
 
 def _inside(arguments: list[str], environment: dict[str, str]) -> int:

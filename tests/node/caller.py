@@ -1,14 +1,16 @@
-"""Sends requests at a steady rate from a pod of the cluster, until its input ends, and prints what came back as one JSON object.
+"""Sends requests from a pod of the cluster until its input ends, and prints what came back as one JSON object.
 
 Sent into a pod as source (`python -c`), so it imports nothing of the tests. Its first line of input is the plan:
-{"url", "rate", "retries", "texts": [[text, [numbers of its summary]], ...], "tolerance", "timeout"}. Requests begin when their time has
-come, whether or not earlier ones were answered: some together, so that there is something to batch, and by clients with connections
-of their own, so that every pod behind a Service gets some.
+{"url", "rate", "at_once", "retries", "texts": [[text, [numbers of its summary]], ...], "tolerance", "timeout"}. With a `rate`, requests
+begin when their time has come, whether or not earlier ones were answered, and some together, so that there is something to batch.
+Without one so many are always under way, each followed by the next: as many as the pods can answer. The clients keep their connections,
+and one group in four comes over a new one, as from a client that has just begun: so every pod behind a Service gets some.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import math
 import sys
@@ -38,20 +40,38 @@ class Caller:
 
     async def run(self) -> None:
         """Send until the input ends, then wait for what is under way."""
-        policy = RetryPolicy() if self.plan["retries"] else RetryPolicy(attempts=1)
         ended = asyncio.ensure_future(asyncio.to_thread(sys.stdin.read))
         async with AsyncExitStack() as stack:
-            made = [DTESNClient(self.plan["url"], timeout=self.plan["timeout"], retries=policy) for _ in range(CLIENTS)]
-            clients = [await stack.enter_async_context(client) for client in made]
+            clients = [await stack.enter_async_context(self._client()) for _ in range(CLIENTS)]
             group = await stack.enter_async_context(asyncio.TaskGroup())
-            while not ended.done():
-                for _ in range(TOGETHER):
-                    group.create_task(self._one(clients[self.sent % CLIENTS], *self.plan["texts"][self.sent % len(self.plan["texts"])]))
-                    self.sent += 1
+            if self.plan["rate"] is None:
+                for number in range(self.plan["at_once"]):
+                    group.create_task(self._on_and_on(clients[number % CLIENTS], ended))
+                return
+            for number in itertools.count():
+                if ended.done():
+                    break
+                group.create_task(self._some(None if number % 4 == 3 else clients[number % CLIENTS], self.sent))
+                self.sent += TOGETHER
                 due = self.began + self.sent / self.plan["rate"]
                 await asyncio.wait({ended}, timeout=max(0.0, due - time.monotonic()))
 
-    async def _one(self, client: DTESNClient, text: str, expected: list[float]) -> None:
+    def _client(self) -> DTESNClient:
+        policy = RetryPolicy() if self.plan["retries"] else RetryPolicy(attempts=1)
+        return DTESNClient(self.plan["url"], timeout=self.plan["timeout"], retries=policy)
+
+    async def _some(self, client: DTESNClient | None, first: int) -> None:
+        async with AsyncExitStack() as stack:
+            by = client or await stack.enter_async_context(self._client())
+            await asyncio.gather(*(self._one(by, first + number) for number in range(TOGETHER)))
+
+    async def _on_and_on(self, client: DTESNClient, ended: asyncio.Future[str]) -> None:
+        while not ended.done():
+            self.sent += 1
+            await self._one(client, self.sent)
+
+    async def _one(self, client: DTESNClient, number: int) -> None:
+        text, expected = self.plan["texts"][number % len(self.plan["texts"])]
         began = time.monotonic()
         try:
             answer = await client.process(text)
@@ -80,6 +100,7 @@ class Caller:
             "wrong": self.wrong[:5],
             "failed": dict(self.failed),
             "failures": self.failures[:20],
+            "seconds": round(time.monotonic() - self.began, 3),
             "median_ms": round(1e3 * ordered[len(ordered) // 2], 1),
             "longest_ms": round(1e3 * ordered[-1], 1),
         }

@@ -23,6 +23,21 @@ from dtesn_api.spec import ModelConfiguration
 
 CALLER = "caller"
 _SOURCE = Path(__file__).with_name("caller.py")
+_FIRST_ANSWER = """
+import sys, time, urllib.request
+body = b'{"input_data": "hello"}'
+request = urllib.request.Request(sys.argv[1] + "/dtesn/process", body, {"Content-Type": "application/json"})
+deadline = time.monotonic() + 100
+while True:
+    try:
+        with urllib.request.urlopen(request, timeout=2) as answer:
+            assert answer.status == 200
+            break
+    except OSError:
+        if time.monotonic() > deadline:
+            raise
+        time.sleep(0.02)
+"""
 
 
 @dataclass
@@ -35,6 +50,7 @@ class Outcome:
     wrong: list[str] = field(default_factory=list)
     failed: dict[str, int] = field(default_factory=dict)
     failures: list[tuple[float, str]] = field(default_factory=list)
+    seconds: float = 0.0
     median_ms: float = 0.0
     longest_ms: float = 0.0
 
@@ -75,26 +91,40 @@ def pod_spec(name: str, command: list[str], **container: Any) -> dict[str, Any]:
 
 
 class Caller:
-    """The pod in a namespace from which requests are sent."""
+    """The pod from which requests are sent, in a namespace of its own."""
 
-    def __init__(self, node: Node, namespace: str) -> None:
+    namespace = "clients"
+
+    def __init__(self, node: Node) -> None:
         self.node = node
-        self.namespace = namespace
-        node.apply(pod(CALLER, ["python", "-c", "import signal; signal.pause()"]), namespace=namespace)
-        node.kubectl("wait", "--namespace", namespace, "--for=condition=Ready", f"pod/{CALLER}", "--timeout=60s")
+        node.make_namespace(self.namespace)
+        node.apply(pod(CALLER, ["python", "-c", "import signal; signal.pause()"]), namespace=self.namespace)
+        node.kubectl("wait", "--namespace", self.namespace, "--for=condition=Ready", f"pod/{CALLER}", "--timeout=60s")
 
-    def python(self, source: str, *arguments: str, container: str = CALLER, pod: str = CALLER) -> str:
-        """Run Python in a pod; what it printed. Raises RuntimeError where it fails."""
-        return self.node.kubectl(
-            "exec", "--namespace", self.namespace, pod, "--container", container, "--", "python", "-c", source, *arguments
-        ).stdout
+    def python(self, source: str, *arguments: str) -> str:
+        """Run Python in the pod; what it printed. Raises RuntimeError where it fails."""
+        return self.node.python(self.namespace, CALLER, CALLER, source, *arguments)
+
+    def until_answered(self, url: str) -> None:
+        """Wait until a request to a Service is answered."""
+        self.python(_FIRST_ANSWER, url)
 
     @contextmanager
-    def load(self, url: str, *, rate: float, model: Mapping[str, Any], retries: bool = False, timeout: float = 15.0) -> Iterator[Outcome]:
-        """Requests at a rate while the block runs. They go on when the block begins, and all are answered when it ends."""
+    def load(
+        self,
+        url: str,
+        *,
+        rate: float | None = None,
+        at_once: int = 0,
+        model: Mapping[str, Any],
+        retries: bool = False,
+        timeout: float = 15.0,
+    ) -> Iterator[Outcome]:
+        """Requests while the block runs, at a rate or always so many at once. They go on when it begins; all are answered when it ends."""
         plan = {
             "url": url,
             "rate": rate,
+            "at_once": at_once,
             "retries": retries,
             "timeout": timeout,
             "tolerance": TOLERANCE * np.sqrt(_model(**model).esn_size),

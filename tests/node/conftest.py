@@ -17,7 +17,6 @@ from tests.node.node import Node
 from tests.node.release import Release
 
 ARTEFACTS = Path("test-artefacts") / "node"
-RESTRICTED = "pod-security.kubernetes.io/enforce=restricted"
 _numbers = itertools.count(1)
 _figures: dict[str, float] = {}
 
@@ -44,13 +43,18 @@ def node(request: pytest.FixtureRequest) -> Iterator[Node]:
 
 
 @pytest.fixture(scope="session")
-def operator(node: Node, figure: Callable[[str, float], None]) -> Release:
-    """The chart, installed into a namespace that admits restricted pods alone."""
-    release = Release(node)
-    restricted(node, release.namespace)
-    began = time.monotonic()
-    release.install()
-    figure("helm install to operator Ready, s", time.monotonic() - began)
+def release(node: Node) -> Release:
+    """The chart's release, installed or not."""
+    return Release(node)
+
+
+@pytest.fixture
+def operator(release: Release, figure: Callable[[str, float], None]) -> Release:
+    """The same, installed."""
+    if not release.installed:
+        began = time.monotonic()
+        release.install()
+        figure("helm install to operator Ready, s", time.monotonic() - began)
     return release
 
 
@@ -58,7 +62,7 @@ def operator(node: Node, figure: Callable[[str, float], None]) -> Release:
 def namespace(node: Node) -> Iterator[str]:
     """A namespace of the test's own that admits restricted pods alone. Deleted without waiting."""
     name = f"test-{next(_numbers)}"
-    restricted(node, name)
+    node.make_namespace(name)
     yield name
     node.kubectl("delete", "namespace", name, "--wait=false")
 
@@ -69,22 +73,16 @@ def cluster(node: Node, operator: Release, namespace: str) -> Cluster:
     return Cluster(node, namespace)
 
 
-@pytest.fixture
-def caller(node: Node, namespace: str) -> Caller:
+@pytest.fixture(scope="session")
+def caller(node: Node) -> Caller:
     """A pod that requests are sent from."""
-    return Caller(node, namespace)
+    return Caller(node)
 
 
 @pytest.fixture(scope="session")
 def figure() -> Callable[[str, float], None]:
     """Takes what was measured; shown at the end and kept in test-artefacts/node/figures.json."""
     return _figures.__setitem__
-
-
-def restricted(node: Node, name: str) -> None:
-    """Make a namespace that enforces the restricted Pod Security Standard."""
-    node.kubectl("create", "namespace", name)
-    node.kubectl("label", "namespace", name, RESTRICTED)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -15,11 +15,11 @@ import subprocess
 import tarfile
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 from tests.cluster.build import MissingPrerequisite, cache_folder, say
 from tests.node.machine import ROOT
@@ -45,12 +45,22 @@ def archives() -> list[Path]:
     with tempfile.TemporaryDirectory(prefix="context-", dir=folder) as room:
         context = _context(Path(room))
         key = _digest(base.name.encode(), *(f"{file.relative_to(context)}".encode() + file.read_bytes() for file in _files(context)))
-        found = [folder / f"{name}-{key}.tar" for name in ("one", "two", "prometheus")] + [folder / "pause.tar"]
-        if not all(file.exists() for file in found):
-            for old in (*folder.glob("one-*"), *folder.glob("two-*"), *folder.glob("prometheus-*")):
-                old.unlink()
-            _make(context, base, *found)
-    return found
+        one, two, prometheus, pause = (folder / f"{name}.tar" for name in (f"one-{key}", f"two-{key}", _prometheus(base), "pause"))
+        if not (one.exists() and two.exists()):
+            _forget(folder, "one-*", "two-*")
+            _make(context, base, one, two)
+        if not prometheus.exists():
+            _forget(folder, "prometheus-*")
+            _make_prometheus(base, prometheus)
+        if not pause.exists():
+            _write_pause(pause)
+    return [one, two, prometheus, pause]
+
+
+def _forget(folder: Path, *patterns: str) -> None:
+    for pattern in patterns:
+        for old in folder.glob(pattern):
+            old.unlink()
 
 
 def _context(room: Path) -> Path:
@@ -97,21 +107,36 @@ def _mirror() -> str:
     raise MissingPrerequisite(f"apt knows no mirror of {SUITE}'s main component")
 
 
-def _make(context: Path, base: Path, one: Path, two: Path, prometheus: Path, pause: Path) -> None:
-    say("building the image from the Containerfile, twice, which must give the same (about 2 minutes)")
-    with _storage(one.parent) as build:
+def _make(context: Path, base: Path, one: Path, two: Path) -> None:
+    say("building the image from the Containerfile, twice, which must give the same (about a minute)")
+    with _storage(one.parent) as build, ThreadPoolExecutor() as pool:
         build.from_archive(base, BASE)
-        for number, (tag, file) in enumerate(((IMAGE, one), (NEXT, two)), 1):
+
+        def make(number: int, tag: str, file: Path) -> None:
             build.image(context, tag, f"BASE={BASE}", f"REVISION={number}")
             build.push(tag, file)
-        program = shutil.which("prometheus")
-        assert program is not None
-        with tempfile.TemporaryDirectory() as other:
-            shutil.copy(program, Path(other) / "prometheus")
-            (Path(other) / "Containerfile").write_text(f"FROM {BASE}\nCOPY prometheus /usr/bin/prometheus\nUSER 65532:65532\n")
-            build.image(Path(other), PROMETHEUS)
-        build.push(PROMETHEUS, prometheus)
-    _write_pause(pause)
+
+        for made in [pool.submit(make, 1, IMAGE, one), pool.submit(make, 2, NEXT, two)]:
+            made.result()
+
+
+def _prometheus(base: Path) -> str:
+    return f"prometheus-{_digest(base.name.encode(), Path(_program('prometheus')).read_bytes())}"
+
+
+def _make_prometheus(base: Path, file: Path) -> None:
+    with _storage(file.parent) as build, tempfile.TemporaryDirectory() as room:
+        build.from_archive(base, BASE)
+        shutil.copy(_program("prometheus"), Path(room) / "prometheus")
+        (Path(room) / "Containerfile").write_text(f"FROM {BASE}\nCOPY prometheus /usr/bin/prometheus\nUSER 65532:65532\n")
+        build.image(Path(room), PROMETHEUS)
+        build.push(PROMETHEUS, file)
+
+
+def _program(name: str) -> str:
+    found = shutil.which(name)
+    assert found is not None, name
+    return found
 
 
 @dataclass(frozen=True)
@@ -119,6 +144,7 @@ class _Build:
     """buildah with a storage of its own."""
 
     folder: Path
+    driver: str
 
     def from_archive(self, rootfs: Path, tag: str) -> None:
         """An image of one layer."""
@@ -141,14 +167,17 @@ class _Build:
         part.rename(file)
 
     def _buildah(self, *arguments: str) -> str:
-        place = ["--root", str(self.folder / "root"), "--runroot", str(self.folder / "run"), "--storage-driver", "vfs"]
+        place = ["--root", str(self.folder / "root"), "--runroot", str(self.folder / "run"), "--storage-driver", self.driver]
         return _run("buildah", *place, *arguments)
 
 
 @contextmanager
 def _storage(folder: Path) -> Iterator[_Build]:
+    """One that is forgotten. Layers are stacked where the kernel does that here, and copied, which takes longer, where it does not."""
     with tempfile.TemporaryDirectory(prefix="storage-", dir=folder) as room:
-        yield _Build(Path(room))
+        trial = ["buildah", "--root", f"{room}/trial", "--runroot", f"{room}/run", "--storage-driver", "overlay", "info"]
+        stacks = subprocess.run(trial, capture_output=True, check=False).returncode == 0
+        yield _Build(Path(room), "overlay" if stacks else "vfs")
 
 
 def _write_pause(file: Path) -> None:
@@ -178,35 +207,6 @@ def _plain(entry: tarfile.TarInfo) -> tarfile.TarInfo:
     entry.uid = entry.gid = entry.mtime = 0
     entry.uname = entry.gname = ""
     return entry
-
-
-@dataclass(frozen=True)
-class Archive:
-    """An image in an archive: its configuration, and its layers by the digest of their content."""
-
-    config: dict[str, Any]
-    layers: tuple[str, ...]
-
-    def entries(self, file: Path) -> dict[str, tarfile.TarInfo]:
-        """Files and folders of the last layer, the one above the base, by path."""
-        with tarfile.open(file) as outer:
-            manifest = json.load(_member(outer, "manifest.json"))[0]
-            with tarfile.open(fileobj=_member(outer, manifest["Layers"][-1])) as layer:
-                return {entry.name.removeprefix("./"): entry for entry in layer}
-
-
-def read(file: Path) -> Archive:
-    """An archive's configuration and layers."""
-    with tarfile.open(file) as outer:
-        manifest = json.load(_member(outer, "manifest.json"))[0]
-        config = json.load(_member(outer, manifest["Config"]))
-    return Archive(config, tuple(config["rootfs"]["diff_ids"]))
-
-
-def _member(tar: tarfile.TarFile, name: str) -> Any:
-    found = tar.extractfile(name)
-    assert found is not None, name
-    return found
 
 
 def _run(*command: str) -> str:

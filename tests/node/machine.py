@@ -67,6 +67,17 @@ def cgroup(name: str) -> Iterator[str]:
             _removed(group)
 
 
+def memory_group(process: str) -> str:
+    """The folder of the cgroup that a process's memory is counted in."""
+    for line in Path("/proc", process, "cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if "memory" in controllers.split(","):
+            return f"{CGROUPS}/memory{path}"
+        if not controllers and (CGROUPS / "cgroup.controllers").is_file():
+            return f"{CGROUPS}{path}"
+    raise LookupError(f"process {process} is in no group of memory")
+
+
 def _hierarchies() -> list[Path]:
     if (CGROUPS / "cgroup.controllers").is_file():
         return [CGROUPS]

@@ -68,6 +68,17 @@ class Node(ControlPlane):
             for daemon in reversed(node.daemons.values()):
                 daemon.kill()  # the namespaces end too, and with them the pods
 
+    def make_namespace(self, name: str) -> None:
+        """A namespace that enforces the restricted Pod Security Standard."""
+        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+        self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+
+    def python(self, namespace: str, pod: str, container: str, source: str, *arguments: str) -> str:
+        """Run Python in a container; what it printed. Raises RuntimeError where it fails."""
+        return self.kubectl(
+            "exec", f"--namespace={namespace}", pod, f"--container={container}", "--", "python", "-c", source, *arguments
+        ).stdout
+
     def ctr(self, *arguments: str) -> str:
         """containerd's own client, in the namespace of Kubernetes. Raises RuntimeError with what it said."""
         done = subprocess.run(

@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.cluster.batchers import Cluster, batcher
 from tests.cluster.control_plane import until
+from tests.node.calls import Caller
 
 MODEL = {"membraneDepth": 2, "esnSize": 64}
 SELECTOR = "app.kubernetes.io/name=dtesn-batcher,app.kubernetes.io/instance={}"
@@ -17,6 +18,18 @@ def resource(name: str = "demo", **spec: Any) -> dict[str, Any]:
     """A small model on the CPU, in pods that end soon."""
     small = {"model": MODEL, "backend": "numpy", "batching": {"defaultTimeoutSeconds": 20, "maxTimeoutSeconds": 20}}
     return batcher(name, **{**small, **spec})
+
+
+def served(cluster: Cluster, caller: Caller, **spec: Any) -> list[dict[str, Any]]:
+    """Apply a resource and wait until it is Ready and its Service has answered once; its pods.
+
+    Ready speaks of the pods. Until the node's kube-proxy has written the Service's way to them, at most a second later, its address
+    refuses connections, as that of any Service without endpoints does.
+    """
+    cluster.apply(resource(**spec))
+    cluster.until_ready()
+    caller.until_answered(url(cluster))
+    return pods(cluster)
 
 
 def url(cluster: Cluster, name: str = "demo") -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from pathlib import Path
 
 import pytest
-from tests.node import image
+from tests.node import archive, gpu, image
 from tests.node.machine import ROOT
 
 MIB = 2**20
@@ -24,11 +25,11 @@ def built() -> tuple[Path, Path]:
 @pytest.fixture(scope="module")
 def entries(built: tuple[Path, Path]) -> dict:
     """What the image has above its base."""
-    return image.read(built[0]).entries(built[0])
+    return archive.read(built[0]).entries(built[0])
 
 
 def test_two_builds_have_the_same_layers(built: tuple[Path, Path]) -> None:
-    one, two = map(image.read, built)
+    one, two = map(archive.read, built)
     assert one.layers == two.layers
     assert len(one.layers) == 2  # the base, and ours
     assert one.config["config"]["Labels"] != two.config["config"]["Labels"]  # so they are two builds
@@ -69,7 +70,7 @@ def test_every_module_has_its_byte_code_which_holds_no_time(entries: dict) -> No
 
 
 def test_it_runs_as_a_user_without_a_name_and_says_what_it_is(built: tuple[Path, Path]) -> None:
-    config = image.read(built[0]).config["config"]
+    config = archive.read(built[0]).config["config"]
     assert config["User"] == "65532:65532"
     assert config["Cmd"] == ["dtesn-sidecar", "serve"]
     assert config["ExposedPorts"] == {"8080/tcp": {}}
@@ -81,3 +82,14 @@ def test_it_runs_as_a_user_without_a_name_and_says_what_it_is(built: tuple[Path,
     assert labels["base.name"] == image.BASE
     assert labels["revision"] == "1"
     assert labels["description"]
+
+
+def test_the_gpu_argument_adds_cupy_with_its_cuda_libraries_and_leaves_what_is_locked_as_it_is() -> None:
+    found = dict(line.split("==") for line in Path(os.environ["DTESN_NODE_GPU"]).read_text(encoding="utf-8").split())
+    assert f"cupy-cuda12x[ctk]=={found['cupy-cuda12x']}" == gpu.pinned()
+    wanted = {f"nvidia-{name}-cu12" for name in ("cublas", "cuda-nvrtc", "cuda-runtime")} | {"nvidia-ml-py", "array-api-compat"}
+    assert wanted <= found.keys()
+    locked = set(re.findall(r"^([\w.-]+)==([^\s;]+)", (ROOT / "requirements.lock").read_text(encoding="utf-8"), re.MULTILINE))
+    names = {name for name, _ in locked}
+    assert {(name, version) for name, version in found.items() if name in names} <= locked
+    assert len(found.keys() & names) > 30

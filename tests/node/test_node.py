@@ -26,7 +26,7 @@ def test_a_services_name_leads_to_its_pods_from_another_pod(node: Node, namespac
     }
     node.apply(server, service, namespace=namespace)
     node.kubectl("wait", "-n", namespace, "--for=condition=Ready", "pod/server", "--timeout=60s")
-    source = "import urllib.request as u; print(u.urlopen('http://files/hostname', timeout=5).read().decode())"
+    source = f"import urllib.request as u; print(u.urlopen('http://files.{namespace}/hostname', timeout=5).read().decode())"
     until(lambda: caller.python(source).strip() == "server", what="an answer through the Service")
 
 

@@ -11,23 +11,8 @@ from tests.cluster.control_plane import until
 from tests.node.calls import Caller
 from tests.node.node import Node
 from tests.node.release import Release
-from tests.node.resources import MODEL, answered, asked, pods, ready, resource, url
+from tests.node.resources import MODEL, answered, asked, pods, ready, resource, served, url
 
-FIRST_ANSWER = """
-import sys, time, urllib.request
-body = b'{"input_data": "hello"}'
-request = urllib.request.Request(sys.argv[1] + "/dtesn/process", body, {"Content-Type": "application/json"})
-deadline = time.monotonic() + 100
-while True:
-    try:
-        with urllib.request.urlopen(request, timeout=2) as answer:
-            print(answer.status)
-            break
-    except OSError as error:
-        if time.monotonic() > deadline:
-            raise
-        time.sleep(0.05)
-"""
 RIGHTS = """
 import json, os, pathlib
 def writable(folder):
@@ -61,7 +46,7 @@ def test_one_applied_resource_answers_through_its_services_name_rightly_and_in_b
 ) -> None:
     began = time.monotonic()
     cluster.apply(resource(replicas=2))
-    assert caller.python(FIRST_ANSWER, url(cluster)) == "200\n"
+    caller.until_answered(url(cluster))
     figure("kubectl apply to the first answer through the Service, s", time.monotonic() - began)
     cluster.until_ready()
     with caller.load(url(cluster), rate=100, model=MODEL) as outcome:
@@ -72,18 +57,17 @@ def test_one_applied_resource_answers_through_its_services_name_rightly_and_in_b
     assert cluster.get("dtesnbatcher/demo")["status"]["readyReplicas"] == 2
 
 
-def test_a_sidecar_has_no_token_no_privilege_and_a_root_that_nobody_writes(cluster: Cluster, caller: Caller) -> None:
+def test_a_sidecar_has_no_token_no_privilege_and_a_root_that_nobody_writes(node: Node, cluster: Cluster) -> None:
     cluster.apply(resource(replicas=1))
     cluster.until_ready()
     name = pods(cluster)[0]["metadata"]["name"]
-    found = json.loads(caller.python(RIGHTS, pod=name, container="dtesn-sidecar"))
+    found = json.loads(node.python(cluster.namespace, name, "dtesn-sidecar", RIGHTS))
     privileges = {"privileges": "1", "capabilities": "0000000000000000"}
     assert found == {"user": 65532, "token": False, "root": False, "code": False, "tmp": True, **privileges}
 
 
 def test_kubectl_scale_makes_more_pods_and_fewer_while_requests_are_answered(cluster: Cluster, caller: Caller) -> None:
-    cluster.apply(resource(replicas=1))
-    cluster.until_ready()
+    served(cluster, caller, replicas=1)
     with caller.load(url(cluster), rate=40, model=MODEL) as outcome:
         for wanted in (3, 1):
             cluster.kubectl("scale", "dtesnbatcher/demo", f"--replicas={wanted}")

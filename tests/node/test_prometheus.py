@@ -9,13 +9,14 @@ from tests.cluster.batchers import Cluster
 from tests.cluster.control_plane import until
 from tests.node import image
 from tests.node.calls import Caller, pod
+from tests.node.node import Node
 from tests.node.resources import MODEL, asked, pods, resource, url
 
 TARGET = 16  # of a load between the thresholds; more where nobody is busy, less where all are
 WRITE = "import pathlib, sys; pathlib.Path('/tmp/metrics').write_text('busy_ratio ' + sys.argv[1] + chr(10))"
 
 
-def test_prometheus_in_the_cluster_feeds_the_load_and_the_batch_size_follows_it(cluster: Cluster, caller: Caller) -> None:
+def test_prometheus_in_the_cluster_feeds_the_load_and_the_batch_size_follows_it(node: Node, cluster: Cluster, caller: Caller) -> None:
     jobs = [{"job_name": "busy", "static_configs": [{"targets": ["busy:8000"]}]}]
     scraping = {"global": {"scrape_interval": "1s", "scrape_timeout": "1s"}, "scrape_configs": jobs}
     start = f"{WRITE.replace('sys.argv[1]', repr('0.0'))}; import runpy, sys; sys.argv[1:] = ['--directory', '/tmp', '8000']"
@@ -38,9 +39,10 @@ def test_prometheus_in_the_cluster_feeds_the_load_and_the_batch_size_follows_it(
         ),
     )
     cluster.until_ready()
+    caller.until_answered(url(cluster))
     with caller.load(url(cluster), rate=20, model=MODEL) as outcome:
         for load in (0.0, 1.0, 0.0):
-            caller.python(WRITE, str(load), pod="busy", container="busy")
+            node.python(cluster.namespace, "busy", "busy", WRITE, str(load))
             until(lambda load=load: _follows(cluster, load), 60, what=f"a load of {load} and batches that follow it")
     outcome.assert_all_right()
     cluster.until_condition("LoadAvailable", "True", "FreshReading")
