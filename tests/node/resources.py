@@ -23,8 +23,8 @@ def resource(name: str = "demo", **spec: Any) -> dict[str, Any]:
 def served(cluster: Cluster, caller: Caller, **spec: Any) -> list[dict[str, Any]]:
     """Apply a resource and wait until it is Ready and its Service has answered once; its pods.
 
-    Ready speaks of the pods. Until the node's kube-proxy has written the Service's way to them, at most a second later, its address
-    refuses connections, as that of any Service without endpoints does.
+    Ready speaks of the pods, and their endpoints are ready by then. The node's kube-proxy writes the Service's way to them a moment
+    later, at most a second; until then its address refuses connections, as that of any Service without endpoints does.
     """
     cluster.apply(resource(**spec))
     cluster.until_ready()

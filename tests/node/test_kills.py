@@ -14,11 +14,10 @@ from tests.node.calls import Caller
 from tests.node.node import Node
 from tests.node.resources import MODEL, answered, identities, pods, ready, served, url
 
-# As a process that the kernel spares, in the container's group: takes memory until the victim is gone.
+# In the container's group, with a better score than the victim's: takes memory until the kernel has ended the victim, or after it this one.
 TAKE = """
 import os, pathlib, sys
 victim, group = sys.argv[1:]
-pathlib.Path("/proc/self/oom_score_adj").write_text("-1000")
 pathlib.Path(group, "cgroup.procs").write_text(str(os.getpid()))
 taken = []
 while os.path.exists(f"/proc/{victim}"):
@@ -69,7 +68,7 @@ def test_a_running_pod_that_the_kernel_kills_for_its_memory_is_named_and_is_read
         until(lambda: all(answered(pod) > 30 for pod in before), what="requests at every pod")
         process = process_of(node, before[0])
         Path("/proc", process, "oom_score_adj").write_text("1000")  # the sidecar itself and not its worker, which it would replace
-        subprocess.run([sys.executable, "-c", TAKE, process, machine.memory_group(process)], check=True, timeout=60)
+        subprocess.run([sys.executable, "-c", TAKE, process, machine.memory_group(process)], check=False, timeout=60)
         until(lambda: began_again(cluster), 90, what="the container started again")
         until(lambda: any("OOMKilled" in words for kind, _, words in cluster.told() if kind == "Warning"), what="an Event that says why")
         cluster.until_ready()
