@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 ARGS ?=
 
-.PHONY: help demo serve test e2e cluster-up cluster-down lint format generate bench bench-quick figures lock test-pythons clean-room clean
+.PHONY: help demo serve test programs e2e cluster-up cluster-down lint format generate bench bench-quick figures lock test-pythons clean-room clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -23,9 +23,12 @@ demo: $(READY) ## real texts from concurrent clients, unbatched and batched, eve
 serve: $(READY) ## leave a server running on http://127.0.0.1:8080 (ARGS="--port 9000 --config FILE")
 	@$(BIN)/dtesn-sidecar serve --host 127.0.0.1 $(ARGS)
 
-test: lint ## everything that must hold before a change lands: lint, types, layers, generated files, all tests
+test: lint programs ## everything that must hold before a change lands: lint, types, layers, generated files, all tests
+	@$(BIN)/python -m pytest --numprocesses=auto $(ARGS)
+
+programs: $(READY) # what the tests run beside Python: Debian packages, and a Kubernetes that is built once
 	@sh tools/debian-packages prometheus:prometheus promtool:prometheus chromium:chromium libatomic.so.1:libatomic1 curl:curl
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m tests.cluster build
 
 e2e: $(READY) ## the whole system on a real node: containerd, kubelet, pods of the real image (root and Linux; ARGS="-k WORDS")
 	@$(BIN)/python -m tests.node $(ARGS)
@@ -64,7 +67,7 @@ figures: $(READY) ## write README's table of figures from docs/bench/*.json
 lock: $(READY) ## resolve requirements.lock again from pyproject.toml, with hashes and for every supported Python
 	@$(BIN)/python tools/lock.py $(ARGS)
 
-test-pythons: ## the tests in Python 3.11, 3.12 and 3.13; a missing interpreter is a failure
+test-pythons: programs ## the tests in Python 3.11, 3.12 and 3.13; a missing interpreter is a failure
 	@sh tools/test-pythons $(ARGS)
 
 clean-room: ## prove `make demo` and `make test` on a bare Debian 12 (root, debootstrap)

@@ -10,7 +10,8 @@ import hypothesis
 import psutil
 import pytest
 
-pytest_plugins = ["tests.cluster.fixtures"]  # here, so that every folder may use a cluster and `--kubeconfig` is known to all runs
+# The fixtures here, so that every folder may use a cluster and `--kubeconfig` is known to all runs.
+pytest_plugins = ["tests.cluster.fixtures", "tests.spread"]
 
 # looptime asks the policy for a loop around every test, sync ones too, and an untouched policy then makes one that
 # nobody closes. A policy that was told "none" makes none.

@@ -1,7 +1,8 @@
-"""A test cluster for people: `python -m tests.cluster up|down|status` (make cluster-up, make cluster-down).
+"""A test cluster for people: `python -m tests.cluster up|down|status|build` (make cluster-up, make cluster-down).
 
 `up` leaves a control plane running on loopback (etcd, API server, controllers, scheduler, fake nodes of kwok) with the DTESNBatcher
-resource installed, and prints the line that points kubectl at it. `down` ends it and removes what it stored.
+resource installed, and prints the line that points kubectl at it. `down` ends it and removes what it stored. `build` makes sure that
+all programs of the tests are there: no test's time then goes into that.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.cluster.build import MissingPrerequisite, binary, cache_folder
+from tests.cluster.build import ALL, MissingPrerequisite, binary, cache_folder
 from tests.cluster.control_plane import CRDS, ControlPlane
 
 
@@ -24,10 +25,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.cluster", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("command", choices=("up", "down", "status", "serve"), help="serve: as up, in the foreground, until Ctrl-C")
+    parser.add_argument("command", choices=("up", "down", "status", "build", "serve"), help="serve: as up, in the foreground, until Ctrl-C")
     command = parser.parse_args().command
     try:
-        return {"up": up, "down": down, "status": status, "serve": serve}[command]()
+        return {"up": up, "down": down, "status": status, "build": build, "serve": serve}[command]()
     except MissingPrerequisite as error:
         print(f"test cluster: {error}", file=sys.stderr)
         return 1
@@ -54,6 +55,14 @@ def up() -> int:
                 return 1
             time.sleep(0.1)
     return status()
+
+
+def build() -> int:
+    """Build every program that is not there yet."""
+    for module in ALL:
+        for program in module.programs:
+            binary(program)
+    return 0
 
 
 def serve() -> int:

@@ -29,7 +29,7 @@ class Cluster:
 
     def exists(self, what: str) -> bool:
         """Whether there is such an object."""
-        return self.plane.kubectl("get", what, "-n", self.namespace, check=False).returncode == 0
+        return self.plane.exists(what, self.namespace)
 
     def kubectl(self, *arguments: str, data: str | None = None) -> str:
         """kubectl in the namespace."""

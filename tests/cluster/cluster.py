@@ -18,6 +18,8 @@ from typing import Any
 import yaml
 from tests.cluster.build import MissingPrerequisite, binary
 
+_DISCOVERY = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
+_NAMESPACES = "/api/v1/namespaces"
 _FAKE = "metadata.annotations.kwok\\.x-k8s\\.io/node"
 
 
@@ -47,7 +49,7 @@ class Cluster:
             raise MissingPrerequisite(f"the API server of {self.kubeconfig} writes no audit log here; one of `make cluster-up` does")
         return self._audit
 
-    @property
+    @cached_property
     def url(self) -> str:
         """The API server."""
         return str(self._section("cluster")["server"])
@@ -66,12 +68,48 @@ class Cluster:
         self.kubectl("apply", "--namespace", namespace, "-f", "-", data=yaml.safe_dump_all([dict(one) for one in manifests]))
 
     def get(self, what: str, *arguments: str, namespace: str = "default") -> Any:
-        """What `kubectl get -o json` says."""
-        return json.loads(self.kubectl("get", what, "--namespace", namespace, "-o", "json", *arguments).stdout)
+        """What `kubectl get -o json` says. Asked directly where that is plain: what is polled need not start a program each time."""
+        path = None if arguments else self._path_of(what, namespace)
+        if path is None:
+            return json.loads(self.kubectl("get", what, "--namespace", namespace, "-o", "json", *arguments).stdout)
+        found = self._read(path)
+        for one in found.get("items", [found]):
+            one["metadata"].pop("managedFields", None)
+        return found
 
-    def get_url(self, path: str, timeout: float = 5.0) -> tuple[int, bytes]:
+    def exists(self, what: str, namespace: str = "default") -> bool:
+        """Whether there is such an object."""
+        path = self._path_of(what, namespace)
+        if path is None:
+            return self.kubectl("get", what, "--namespace", namespace, check=False).returncode == 0
+        try:
+            self._read(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def create_namespace(self, name: str) -> None:
+        """A new one."""
+        body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+        status, answer = self.send("POST", _NAMESPACES, body)
+        if status != 201:
+            raise RuntimeError(f"namespace {name}: {status} {answer.decode(errors='replace')}")
+
+    def delete_namespace(self, name: str) -> None:
+        """Have it deleted; its end is not waited for."""
+        self.send("DELETE", f"{_NAMESPACES}/{name}")
+
+    def get_url(self, path: str, timeout: float = 5.0, accept: str = "application/json") -> tuple[int, bytes]:
         """Status and body of a GET as admin; status 0 where nothing answers."""
-        request = urllib.request.Request(f"{self.url}{path}", headers=self.headers)
+        return self.send("GET", path, timeout=timeout, accept=accept)
+
+    def send(
+        self, method: str, path: str, body: Any = None, *, timeout: float = 30.0, accept: str = "application/json"
+    ) -> tuple[int, bytes]:
+        """Status and body of what is answered to the admin; status 0 where nothing answers."""
+        headers = {**self.headers, "Accept": accept, "Content-Type": "application/json"}
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.url}{path}", data, headers, method=method)
         try:
             with urllib.request.urlopen(request, timeout=timeout, context=self.tls) as answer:
                 return answer.status, answer.read()
@@ -104,6 +142,36 @@ class Cluster:
         if self._file(user, "client-certificate") is None:
             raise MissingPrerequisite(f"{self.kubeconfig} must hold a client certificate or a token, not {', '.join(user) or 'nothing'}")
         return {}
+
+    def _read(self, path: str, accept: str = "application/json") -> Any:
+        """What a GET finds. Raises FileNotFoundError where there is no such object, RuntimeError at any other answer or none."""
+        status, body = self.get_url(path, accept=accept)
+        if status == 200:
+            return json.loads(body)
+        error = FileNotFoundError if status == 404 else RuntimeError
+        raise error(f"GET {path}: {status} {body.decode(errors='replace')}")
+
+    def _path_of(self, what: str, namespace: str) -> str | None:
+        """The path of KIND or KIND/NAME. None where that is for kubectl to say: several kinds, or one that is not known by this name."""
+        kind, slash, name = what.partition("/")
+        if kind not in self._places:
+            self.__dict__.pop("_places")  # its definition may have come since
+        place = self._places.get(kind)
+        return None if place is None else place.format(namespace=namespace) + slash + name
+
+    @cached_property
+    def _places(self) -> dict[str, str]:
+        """Paths of lists by the names of a kind: plural, singular, short. Of several groups, the first has the name."""
+        found: dict[str, str] = {}
+        for root in ("/api", "/apis"):
+            for group in self._read(root, _DISCOVERY)["items"]:
+                version = group["versions"][0]
+                base = "/".join(part for part in (root, group["metadata"].get("name"), version["version"]) if part)
+                for one in version.get("resources", ()):
+                    inner = "/namespaces/{namespace}/" if one["scope"] == "Namespaced" else "/"
+                    for name in (one["resource"], one["singularResource"], *one.get("shortNames", ())):
+                        found.setdefault(name, f"{base}{inner}{one['resource']}")
+        return found
 
     def _section(self, kind: str) -> dict[str, Any]:
         """The current context's cluster or user."""
@@ -146,7 +214,7 @@ def until(ready: Callable[[], Any], seconds: float = 30.0, *, what: str = "the c
             if found := ready():
                 return found
             last = found
-        except (RuntimeError, KeyError, IndexError) as error:  # of a kubectl that found nothing yet
+        except (RuntimeError, FileNotFoundError, KeyError, IndexError) as error:  # of a look that found nothing yet
             last = error
-        time.sleep(0.1)
+        time.sleep(0.05)
     raise AssertionError(f"{what} did not come within {seconds:g} s; last: {last!r}")

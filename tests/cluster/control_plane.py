@@ -70,7 +70,7 @@ class ControlPlane(Cluster):
             yield plane
         finally:
             for daemon in reversed(plane.daemons.values()):
-                daemon.stop()
+                daemon.kill()  # nothing of it is used again, and the API server would wait for its watches
 
     def start(self, *, controllers: bool, nodes: int, first: Sequence[Path]) -> None:
         """Start everything and wait until it answers."""

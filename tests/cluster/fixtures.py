@@ -50,9 +50,9 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory, request: pytest.Fixt
 def namespace(control_plane: Cluster) -> Iterator[str]:
     """A namespace of the test's own, deleted without waiting."""
     name = f"test-{os.getpid()}-{next(_numbers)}"
-    control_plane.kubectl("create", "namespace", name)
+    control_plane.create_namespace(name)
     yield name
-    control_plane.kubectl("delete", "namespace", name, "--wait=false")
+    control_plane.delete_namespace(name)
 
 
 @pytest.fixture(scope="session")

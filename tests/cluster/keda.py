@@ -50,7 +50,7 @@ class Keda:
             *(f"--tls-cert-file={certificates}/tls.crt", f"--tls-private-key-file={certificates}/tls.key"),
             *(f"--{what}-kubeconfig={self.plane.kubeconfig}" for what in ("lister", "authentication", "authorization")),
         ]
-        self.plane.kubectl("create", "namespace", _NAMESPACE)
+        self.plane.create_namespace(_NAMESPACE)
         daemons = self.plane.daemons
         for name, command in (("keda-operator", operator), ("keda-adapter", server)):
             daemons[name] = Daemon(name, command, self.plane.logs, environment)

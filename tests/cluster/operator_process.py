@@ -78,7 +78,7 @@ def replica(
         daemon.until(lambda: '"message": "' + identity in daemon.log.read_text(errors="replace"))
         yield Replica(daemon, port, urls)
     finally:
-        daemon.stop(30)
+        daemon.kill()  # how it ends by itself is for the tests to look at: it takes seconds
 
 
 def main() -> None:

@@ -45,7 +45,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
     folder = tmp_path_factory.mktemp("rights")
     with ControlPlane.started(folder / "cluster", first=[*KEDA.files(), *POD_MONITOR.files()]) as plane:
         for name in (NAMESPACE, SHOP):
-            plane.kubectl("create", "namespace", name)
+            plane.create_namespace(name)
         Helm(folder / "helm", plane.kubeconfig).install()
         cluster = batchers.Cluster(plane, SHOP)
         with operator(plane, folder) as running:
@@ -67,7 +67,9 @@ OF_FULL = ("serviceaccount", "configmap", "service", "deployment", "poddisruptio
 
 def owned_by_all(cluster: batchers.Cluster) -> list[str]:
     """An object of every kind that the operator makes."""
-    (claim,) = (one["metadata"]["name"] for one in cluster.get("resourceclaimtemplates")["items"])
+    (claim,) = until(
+        lambda: [one["metadata"]["name"] for one in cluster.get("resourceclaimtemplates")["items"]], what="the claim's template"
+    )
     return [*(f"{kind}/full" for kind in OF_FULL), "scaledobject/keda", f"resourceclaimtemplate/{claim}"]
 
 

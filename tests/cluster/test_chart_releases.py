@@ -61,7 +61,7 @@ def shop(plane: ControlPlane) -> Iterator[batchers.Cluster]:
     name = f"shop-{free_port()}"
     plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": WARNED}})
     yield batchers.Cluster(plane, name)
-    plane.kubectl("delete", "namespace", name, "--wait=false")
+    plane.delete_namespace(name)
 
 
 def pods(shop: batchers.Cluster) -> list[tuple[str, str, str]]:

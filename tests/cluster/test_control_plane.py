@@ -53,8 +53,9 @@ def test_server_side_apply_keeps_what_another_manager_owns(control_plane: Contro
 
 
 def test_every_request_is_in_the_audit_log(control_plane: ControlPlane, namespace: str) -> None:
-    assert '"requestURI":"/api/v1/namespaces?fieldManager=kubectl-create' in control_plane.audit.read_text()
-    assert namespace in control_plane.audit.read_text()
+    control_plane.kubectl("create", "configmap", "seen", "--namespace", namespace)
+    asked = f'"requestURI":"/api/v1/namespaces/{namespace}/configmaps?fieldManager=kubectl-create'
+    assert asked in control_plane.audit.read_text()
 
 
 def test_a_program_that_ends_too_early_shows_the_end_of_its_log(tmp_path: Path) -> None:
