@@ -7,9 +7,7 @@ manager) moves it to LEFT and out of `accepted`; from there nothing moves it.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
-from typing import Final
 
 from dtesn_sidecar.errors import DeadlineExceeded, DTESNError
 
@@ -17,16 +15,11 @@ from .item import Item, State
 from .protocols import RequestDone
 from .snapshot import Completed
 
-PORTION: Final = 8
-"""Outcomes handed over in one pass of the event loop. Each is an answer to be encoded and written before the pass ends, and a worker
-that becomes free meanwhile waits for that.
-"""
-
 
 class Outcomes:
     """The accepted and unanswered items, their deadline timers, and the outcomes not yet handed over.
 
-    Outcomes are handed over from the next pass of the event loop on: by then the next batch has been dispatched.
+    Outcomes are handed over in the next pass of the event loop: by then the next batch has been dispatched.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float], done: Callable[[RequestDone], None]) -> None:
@@ -34,8 +27,7 @@ class Outcomes:
         self._clock = clock
         self._done = done
         self._timers: dict[int, asyncio.TimerHandle] = {}
-        self._outbox: deque[tuple[Item, Completed | Exception, str, float]] = deque()
-        self._due = False
+        self._outbox: list[tuple[Item, Completed | Exception, str]] = []
         self._emptied: asyncio.Future[None] | None = None
         self.accepted: dict[int, Item] = {}
 
@@ -51,32 +43,20 @@ class Outcomes:
         item.state = State.LEFT
         self._timers.pop(item.id).cancel()
         now = self._clock()
+        if not self._outbox:
+            self._loop.call_soon(self.flush)
         if isinstance(outcome, Exception):
-            self._outbox.append((item, outcome, kind or kind_of(outcome), now))
+            self._outbox.append((item, outcome, kind or kind_of(outcome)))
         else:
             times = item.dispatched - item.arrival, now - item.dispatched
-            self._outbox.append((item, Completed(outcome, *times, item.batch_items, item.closed_by, item.ran_direct), "ok", now))
-        self._soon()
+            self._outbox.append((item, Completed(outcome, *times, item.batch_items, item.closed_by, item.ran_direct), "ok"))
         return True
 
     def flush(self) -> None:
-        """Hand over everything that is settled."""
-        self._hand_over(len(self._outbox))
-
-    def _soon(self) -> None:
-        if self._outbox and not self._due:
-            self._due = True
-            self._loop.call_soon(self._next)
-
-    def _next(self) -> None:
-        self._due = False
-        self._hand_over(min(PORTION, len(self._outbox)))
-        self._soon()
-
-    def _hand_over(self, count: int) -> None:
-        """So many of them. A caller who is no longer there is skipped."""
-        for _ in range(count):
-            item, outcome, kind, now = self._outbox.popleft()
+        """Hand over what is settled. A caller who is no longer there is skipped."""
+        outbox, self._outbox = self._outbox, []
+        now = self._clock()
+        for item, outcome, kind in outbox:
             waiter = item.waiter
             if not waiter.done():
                 if isinstance(outcome, Exception):

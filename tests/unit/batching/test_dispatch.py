@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections import Counter
 from typing import Any
 
 import pytest
@@ -14,7 +13,6 @@ from tests.unit.batching.wiring_support import Ask, Runner, Seen, ask, asking, m
 
 from dtesn_api.spec import BatchConfiguration
 from dtesn_sidecar.batching.manager import DynamicBatchManager
-from dtesn_sidecar.batching.outcomes import PORTION
 from dtesn_sidecar.batching.performance import Performance
 from dtesn_sidecar.batching.protocols import RunReport, Work
 from dtesn_sidecar.batching.strategies import Close, Hold, Size
@@ -372,31 +370,3 @@ async def test_starting_twice_at_once_starts_once() -> None:
     await asyncio.gather(manager.start(), manager.start())
     await manager.stop()
     assert started == 1
-
-
-async def test_answers_are_handed_over_a_few_at_a_time_so_that_a_free_worker_is_seen_between() -> None:
-    loop, passes, answered = asyncio.get_running_loop(), [0], list[int]()
-
-    def count() -> None:
-        passes[0] += 1
-        if passes[0] < 50:
-            loop.call_soon(count)
-
-    def result(what: Ask) -> object:
-        if not passes[0]:
-            count()
-        return what.name
-
-    runner = Runner(fixed=1.0)
-    async with managed(runner, target_batch_size=30, max_batch_size=30, strategy="fixed") as manager:
-        await teach(manager, runner)
-        runner.result = result
-
-        async def one() -> None:
-            await manager.submit(Ask(), timeout=100)
-            answered.append(passes[0])
-
-        await asyncio.gather(*(one() for _ in range(30)))
-    assert len(runner.runs) == 1
-    assert answered == sorted(answered)
-    assert max(Counter(answered).values()) == PORTION
