@@ -23,6 +23,7 @@ from .protocols import BatchRunner
 from .queue import Ahead, RequestQueue
 from .sizing import TICK, Size, SizeView, Smoothed, adaptive_base, largest_within, longest_batch, places_margin, saturation, stable_size
 from .strategies import BatchStrategy, make_strategy
+from .windows import returning_span
 
 
 class Core:
@@ -116,6 +117,12 @@ class Core:
     def window(self) -> float:
         """Seconds of the window now in force."""
         return self._smoothed.window
+
+    @property
+    def returning_span(self) -> float:
+        """Seconds within which clients that were answered are expected back."""
+        shortest, longest = self.config.min_batch_wait_ms / 1000.0, self.config.max_batch_wait_ms / 1000.0
+        return returning_span(self.ledger.batch_seconds, shortest=shortest, longest=longest)
 
     @property
     def by_forecast(self) -> bool:

@@ -163,7 +163,7 @@ class Dispatcher:
 
     async def _run(self, batch: Batch) -> None:
         core = self._core
-        span = core.config.min_batch_wait_ms / 1000.0
+        span = core.returning_span
         try:
             result = await execute(batch, self._context)
         except BaseException as error:

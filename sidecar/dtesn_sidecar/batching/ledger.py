@@ -37,7 +37,7 @@ class Ledger:
         self.workers = workers
         self.deadline: float | None = None
         self.spread = 1.0
-        self.batch_fixed = 0.0
+        self.batch_fixed = self.batch_seconds = 0.0
         self.item_marginal = 0.0
         self.last_arrival = now
         self.active = 0
@@ -105,6 +105,7 @@ class Ledger:
             weight = SMOOTHING if self.batch_fixed + self.item_marginal > 0.0 else 1.0
             self.batch_fixed += weight * (max(fixed) - self.batch_fixed)
             self.item_marginal += weight * (marginal - self.item_marginal)
+            self.batch_seconds += weight * (max(fixed) + marginal * len(parts) - self.batch_seconds)
 
     def ended(self, batch: Batch, now: float, *, queued: int, span: float) -> None:
         """A batch left its worker, however."""

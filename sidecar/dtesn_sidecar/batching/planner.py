@@ -190,7 +190,7 @@ def _window_view(core: Core, head: Item, now: float, places: int, in_hand: int) 
         rate=core.rate(),
         batch_seconds=seconds,
         per_item_seconds=marginal,
-        shortest=core.config.min_batch_wait_ms / 1000.0,
+        shortest=core.returning_span,
         window=core.window,
         latest=tightest - FULL_LOOK * seconds,
         draining=core.draining,

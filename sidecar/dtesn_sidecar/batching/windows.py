@@ -19,6 +19,10 @@ PATIENCE = 3.0
 """Mean gaps between arrivals; one in twenty Poisson gaps is longer."""
 
 
+RETURNING_SHARE = 0.1
+"""Of a batch's seconds: so much of them is worth waiting for clients who would otherwise fill every other batch alone."""
+
+
 class Close(msgspec.Struct, frozen=True):
     """Dispatch now."""
 
@@ -41,8 +45,9 @@ class WindowView(msgspec.Struct, frozen=True):
     `in_hand` requests, the oldest since `opened`; `held_since`: the device is free and something is in hand
     since then; `places`: the most that this batch takes; `peak`: highest concurrency of the last second;
     `computing`: items in other devices; `returning`: how many of those just answered are expected to ask again
-    at once; `rate`: arrivals per second during compute or open windows; `batch_seconds` and `per_item_seconds`: predicted
-    compute of what is in hand, and of one item more; `latest`: when this batch must start for its tightest deadline.
+    within the `shortest` wait; `rate`: arrivals per second during compute or open windows; `batch_seconds` and
+    `per_item_seconds`: predicted compute of what is in hand, and of one item more; `latest`: when this batch must start
+    for its tightest deadline.
     """
 
     now: float
@@ -63,6 +68,15 @@ class WindowView(msgspec.Struct, frozen=True):
     draining: bool
 
 
+def returning_span(batch_seconds: float, *, shortest: float, longest: float) -> float:
+    """Seconds within which clients that were answered are expected back: the shortest window, or a tenth of a batch that takes longer.
+
+    Never beyond the longest window. Many clients of one server come back one after the other; after a long batch, those missed
+    would make up the next, alternating with the others, where all fit into one.
+    """
+    return min(max(shortest, RETURNING_SHARE * batch_seconds), longest)
+
+
 def always_closed(view: WindowView) -> Close | None:
     """The reasons that no strategy may overrule: draining, every place taken, or a deadline near."""
     if view.draining:
@@ -75,10 +89,10 @@ def always_closed(view: WindowView) -> Close | None:
 
 
 def hold_for_returning(view: WindowView) -> Hold | None:
-    """Held for clients that were just answered and ask again: at most the shortest window.
+    """Held for clients that were just answered and ask again: for `shortest` at most (the shortest window, or `returning_span`).
 
     Only while (peak concurrency of the last second - computing) exceeds what is in hand, and only as long as they
-    do come: a gap of a quarter of the shortest window ends it.
+    do come: a gap of a quarter of that ends it.
     """
     expected = min(view.peak - view.computing, math.ceil(view.returning + view.in_hand - 0.5), view.places)
     if expected <= view.in_hand:

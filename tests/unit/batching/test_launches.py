@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dtesn_api.spec import BatchConfiguration
+from dtesn_sidecar.batching.manager import DynamicBatchManager
 from dtesn_sidecar.batching.protocols import Work
 
 LARGEST = 32
@@ -72,3 +74,33 @@ def test_whatever_the_share_of_launches_saturated_throughput_comes_near_the_best
     virtual(saturated(device, lambda rng: long(levels), clients=2 * LARGEST, batches=COUNTED))
     near = 0.8 if noise else 0.9  # where three hardly fit, what was learnt from noise may say two
     assert device.rate(FOUND_WITHIN, COUNTED) >= near * best_rate(device, long(levels))
+
+
+async def clients_of_one_core(device: Device, clients: int, apart: float, batches: int) -> None:
+    """Each asks again once it is answered, one after the other: a server's core takes that long for each."""
+    loop = asyncio.get_running_loop()
+    free = loop.time()
+    manager: DynamicBatchManager = DynamicBatchManager(BatchConfiguration(), lambda: manager.busy_share(), device)
+
+    async def client() -> None:
+        nonlocal free
+        while len(device.sizes) < batches:
+            await manager.submit(None, timeout=60.0)
+            free = max(free, loop.time()) + apart
+            await asyncio.sleep(free - loop.time())
+
+    async with manager:
+        await asyncio.gather(*(client() for _ in range(clients)))
+
+
+@pytest.mark.parametrize("apart", [0.0003, 0.001])
+def test_clients_that_come_back_one_after_the_other_share_one_batch_where_that_takes_long(apart: float) -> None:
+    device = Device(batch=0.5, node=0.00005)
+    virtual(clients_of_one_core(device, 32, apart, 60))
+    assert sum(device.sizes[40:60]) / 20 >= 0.9 * 32, "and not halves that alternate"
+
+
+def test_a_lone_client_of_a_device_bound_by_launches_waits_for_nobody() -> None:
+    device = Device(batch=0.5, node=0.00005)
+    virtual(clients_of_one_core(device, 1, 0.001, 20))
+    assert device.rate(1, 20) == pytest.approx(1.0 / (0.50005 + 0.001))
