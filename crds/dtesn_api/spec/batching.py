@@ -39,7 +39,11 @@ class BatchConfiguration(Section, frozen=True, kw_only=True):
         Milliseconds, Meta(description="The longest that a batch is held open to fill, in milliseconds; load shortens it.")
     ] = 50.0
     min_batch_wait_ms: Annotated[
-        Milliseconds, Meta(description="The shortest window, at full load, and the longest hold of an idle device, in milliseconds.")
+        Milliseconds,
+        Meta(
+            description="The shortest window, at full load, and the longest hold of an idle device, in milliseconds. For clients who come "
+            "back after a long batch it is held for a tenth of that, within the longest window."
+        ),
     ] = 5.0
     enable_adaptive_sizing: Annotated[
         bool, Meta(description="Take as base the smallest size that is nearly as fast as the fastest measured, rather than the target.")
@@ -88,7 +92,15 @@ class BatchConfiguration(Section, frozen=True, kw_only=True):
         Annotated[int, Meta(ge=1, le=1024)] | None,
         Meta(description="Batches computing at once; absent = adaptive, from one to the number of workers."),
     ] = None
-    max_batch_seconds: Annotated[float, Meta(gt=0, le=60, description="Predicted seconds of compute that a batch is filled up to.")] = 0.25
+    max_batch_seconds: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=60,
+            description="Predicted seconds of compute that a batch is filled up to. A batch is never shorter than its sequential steps: "
+            "where these take more than half of this, it is filled up to twice as long, and to twice a request that alone takes longer.",
+        ),
+    ] = 0.25
     max_request_seconds: Annotated[
         Seconds, Meta(description="A request predicted to compute longer than this many seconds is refused (413).")
     ] = 30.0
