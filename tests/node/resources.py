@@ -11,7 +11,6 @@ from tests.cluster.control_plane import until
 from tests.node.calls import Caller
 
 MODEL = {"membraneDepth": 2, "esnSize": 64}
-SELECTOR = "app.kubernetes.io/name=dtesn-batcher,app.kubernetes.io/instance={}"
 
 
 def resource(name: str = "demo", **spec: Any) -> dict[str, Any]:
@@ -39,7 +38,8 @@ def url(cluster: Cluster, name: str = "demo") -> str:
 
 def pods(cluster: Cluster, name: str = "demo") -> list[dict[str, Any]]:
     """The resource's pods that are not on their way out, oldest first."""
-    found = json.loads(cluster.kubectl("get", "pods", "--selector", SELECTOR.format(name), "--output=json"))["items"]
+    labels = {"app.kubernetes.io/name": "dtesn-batcher", "app.kubernetes.io/instance": name}.items()
+    found = [pod for pod in cluster.get("pods")["items"] if labels <= pod["metadata"].get("labels", {}).items()]
     alive = [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
     return sorted(alive, key=lambda pod: (pod["metadata"]["creationTimestamp"], pod["metadata"]["name"]))
 
