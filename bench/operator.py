@@ -86,7 +86,7 @@ _PLURALS = {kind.plural for kind in OWNED}
 
 
 async def thousand(bench: Bench) -> Part:
-    """A thousand at once until all are Ready; then a minute of rest with idle sidecars; then drift, with the thousand there."""
+    """A thousand at once until all are Ready; then three minutes of rest with idle sidecars; then drift, with the thousand there."""
     count = int(bench.span(1000, 50))
     async with sidecar() as pods, world(f"http://127.0.0.1:{pods.port}") as at:
         seconds, spent, tables = await _mass(bench, at, count)
@@ -195,8 +195,8 @@ def _written(seen: Sequence[Request]) -> list[Request]:
 
 
 async def _rest(bench: Bench, at: World) -> tuple[float, float, float, float]:
-    """Writes and lease renewals per minute, share of a core, resident MB at most; over as long as a resync comes round once."""
-    seconds = bench.span(60, 10)
+    """Writes and lease renewals per minute, share of a core, resident MB at most; over minutes, since a resync comes every five."""
+    seconds = bench.span(180, 10)
     operator = at.daemons()["operator"]
     at.audited()
     before, began = cpu_seconds({"operator": operator})["operator"], time.monotonic()

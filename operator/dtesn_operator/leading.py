@@ -77,7 +77,7 @@ class Leader:
         if ghosts:
             self._metrics.ghosts.inc(len(ghosts))
             log.info("%d objects had gone without an event", len(ghosts))
-        for key in (*ghosts, *self._store.resources()):
+        for key in (*ghosts, *(key for key in self._store.resources() if not self._reconciler.in_order(key))):
             self._queue.add(key)
 
     async def _listed(self) -> Listing:

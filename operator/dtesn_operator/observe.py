@@ -10,7 +10,7 @@ from typing import Any, Final
 from dtesn_api.status import Observed
 
 WRITE_EVERY: Final = 300.0  # seconds; a change of band is written at once
-LOAD_MOVES: Final = 0.05
+LOAD_MOVES: Final = 0.15
 MOVES: Final = 0.1
 _LOAD_BANDS: Final = (0.25, 0.5, 0.75, 0.9)
 _PENDING_BANDS: Final = (1, 10, 100, 1000)
@@ -57,7 +57,7 @@ def kept(before: Observed | None, fresh: Observed | None, age: float) -> Observe
 
 
 def moved(before: Observed, fresh: Observed) -> bool:
-    """Whether a figure is so different that a person would care: a load by a twentieth, another by more than a tenth of itself."""
+    """Whether a figure is so different that a person would care: a load by 0.15, another by more than a tenth of itself."""
     pairs = (
         (before.batch_size, fresh.batch_size),
         (before.requests_per_second, fresh.requests_per_second),

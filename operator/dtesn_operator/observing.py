@@ -20,6 +20,7 @@ PER_SECOND: Final = 5.0  # pods on average, far below what the probe allows
 FIRST_PER_SECOND: Final = 15.0  # of resources that have no figures yet
 WAIT: Final = 0.5
 MOST_WAITED: Final = 60.0  # seconds of a round until there is no other work
+DOUBT: Final = 10.0  # seconds until a changed figure is looked at again: a moment's load is not worth a write
 MOST_SKIPPED: Final = 8  # rounds between two looks at a resource whose pods are silent
 
 
@@ -31,6 +32,7 @@ class Rounds:
         self._changed, self._busy = changed, busy
         self._seconds = seconds
         self._skips: dict[str, tuple[int, int]] = {}  # by UID: rounds to skip, and of how many
+        self._doubted: dict[Key, float] = {}  # when to look again at figures that seem to have changed
 
     async def run(self) -> None:
         """Go round for ever."""
@@ -42,11 +44,14 @@ class Rounds:
                     await asyncio.sleep(WAIT)
                     waited += WAIT
                 await self._visit(key)
+                for doubted in [one for one, at in self._doubted.items() if at <= loop.time()]:
+                    await self._visit(doubted)
             await asyncio.sleep(max(1.0, began + self._seconds - loop.time()))
 
     async def _visit(self, key: Key) -> None:
         manifest = self._reconciler.store.resource(key)
         memory = self._reconciler.memory(key)
+        doubted = self._doubted.pop(key, None) is not None
         if manifest is None or memory is None or self._skipped(manifest["metadata"]["uid"]):
             return
         try:
@@ -55,10 +60,16 @@ class Rounds:
             return
         ready = [pod for pod in pods_of(self._reconciler.store.pods(key)) if pod.ready and pod.ip]
         bodies = await self._reconciler.visits.metrics(ready, batcher.spec.sidecar.port)
-        before, memory.reading = memory.reading, Reading(len(ready), tuple(bodies), self._reconciler.clock())
+        before, now = memory.reading, self._reconciler.clock()
+        reading = Reading(len(ready), tuple(bodies), now)
         self._note(batcher.uid, silent=not bodies)
-        if _worth_telling(before, memory, status.observed_before(batcher), self._reconciler.clock()):
-            self._changed(key)
+        others = _others(before, reading)
+        if not (others or doubted) and _differs(reading, memory, status.observed_before(batcher), now):
+            self._doubted[key] = now + DOUBT
+        else:
+            memory.reading = reading
+            if others or _differs(reading, memory, status.observed_before(batcher), now):
+                self._changed(key)
         await asyncio.sleep(len(ready) / (FIRST_PER_SECOND if before is None else PER_SECOND))
 
     def _skipped(self, uid: str) -> bool:
@@ -76,13 +87,12 @@ class Rounds:
         self._skips[uid] = (of, of)
 
 
-def _worth_telling(before: Reading | None, memory: Memory, shown: Observed | None, now: float) -> bool:
-    """Whether the reading would change the status: the figures to show, or whether there is any."""
-    reading = memory.reading
-    if reading is None:
-        return False
-    if before is None or (bool(before.bodies), before.fresh, before.asked) != (bool(reading.bodies), reading.fresh, reading.asked):
-        return True
-    fresh = observe.observed_of(reading.bodies)
+def _others(before: Reading | None, reading: Reading) -> bool:
+    """Whether other pods were asked or answered than before, or now with data where there was none."""
+    return before is None or (bool(before.bodies), before.fresh, before.asked) != (bool(reading.bodies), reading.fresh, reading.asked)
+
+
+def _differs(reading: Reading, memory: Memory, shown: Observed | None, now: float) -> bool:
+    """Whether the figures to show are others."""
     since = now - memory.observed_at if memory.observed_at is not None else 0.0
-    return observe.kept(shown, fresh, since) != shown
+    return observe.kept(shown, observe.observed_of(reading.bodies), since) != shown

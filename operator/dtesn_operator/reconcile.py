@@ -49,6 +49,7 @@ class Memory:
     settled: dict[ObjectKey, tuple[str, str]] = field(default_factory=dict)
     reading: Reading | None = None
     observed_at: float | None = None
+    looked: tuple[int, Cluster] | None = None  # what a reconcile saw that found nothing to do
     held: float | None = None  # since when its first status is held back
     sidecarless: tuple[str, ...] = ()  # pods that asked for the sidecar and started without
     silence: Silence = field(default_factory=Silence)
@@ -72,8 +73,21 @@ class Reconciler:
         """What is remembered of a resource, if it was reconciled before."""
         return self.memories.get(self.store.uid(ObjectKey(DTESN_BATCHER, key.namespace, key.name)))
 
+    def in_order(self, key: Key) -> bool:
+        """Whether nothing has changed since a reconcile found nothing to do."""
+        memory = self.memory(key)
+        return memory is not None and memory.looked == (self.store.changed_at(key), self.cluster)
+
     async def reconcile(self, key: Key) -> Next:
         """Bring one resource up to date. Raises `ApiFailed`, `ApiUnreachable` and `LeadershipLost`, after which it is tried again."""
+        seen = self.store.changed_at(key), self.cluster
+        then = await self._reconcile(key)
+        memory = self.memory(key)
+        if memory is not None:
+            memory.looked = seen if then == Next() else None
+        return then
+
+    async def _reconcile(self, key: Key) -> Next:
         manifest = self.store.resource(key)
         if manifest is None or "deletionTimestamp" in manifest["metadata"]:
             if manifest is not None:

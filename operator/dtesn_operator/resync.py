@@ -1,4 +1,4 @@
-"""Every few minutes everything is listed, metadata only: what a watch missed is looked at again, and ghosts are forgotten.
+"""Every few minutes everything is listed, metadata only: what is not known to be in order is looked at again, and ghosts are forgotten.
 
 An object that was deleted while a watch was away raises no event; a listing in which its UID is missing tells.
 """

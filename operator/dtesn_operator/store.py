@@ -51,6 +51,8 @@ class Store:
         self._objects: dict[ObjectKey, _Kept] = {}
         self._owned: defaultdict[Key, set[ObjectKey]] = defaultdict(set)
         self._ended: OrderedDict[str, int] = OrderedDict()  # the version at which a UID was last known to be gone
+        self._changed_at: dict[Key, int] = {}  # in changes of anything
+        self._changes = 0
 
     def seen(self, manifest: Mapping[str, Any]) -> bool:
         """Take in an object; whether something of it is new, its versions and the record of who set its fields aside."""
@@ -66,7 +68,12 @@ class Store:
             if kept.owner is not None:
                 self._owned[kept.owner].add(key)
         self._objects[key] = kept
-        return known is None or known.text != kept.text
+        if known is not None and known.text == kept.text:
+            return False
+        self._changed(key, kept)
+        if known is not None and known.owner != kept.owner:
+            self._changed(key, known)
+        return True
 
     def alive(self, manifest: Mapping[str, Any]) -> bool:
         """Take in an object that was just read. A watch by label says that one is gone when it only lost its label."""
@@ -84,7 +91,20 @@ class Store:
             return False
         del self._objects[key]
         self._disowned(key, known)
+        self._changed(key, known)
         return True
+
+    def changed_at(self, key: Key) -> int:
+        """Another number whenever something of a resource, or of what it owns, is new or gone."""
+        return self._changed_at.get(key, 0)
+
+    def _changed(self, key: ObjectKey, kept: _Kept) -> None:
+        owner = kept.owner or Key(key.namespace, key.name)
+        self._changes += 1
+        if owner in self._owned or ObjectKey(DTESN_BATCHER, owner.namespace, owner.name) in self._objects:
+            self._changed_at[owner] = self._changes
+        else:
+            self._changed_at.pop(owner, None)  # nothing is left of it
 
     def _disowned(self, key: ObjectKey, known: _Kept | None) -> None:
         if known is None or known.owner is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -14,7 +15,7 @@ from dtesn_operator.client import Client
 from dtesn_operator.desired import Cluster
 from dtesn_operator.errors import ApiUnreachable
 from dtesn_operator.events import Recorder
-from dtesn_operator.kinds import DTESN_BATCHER, POD, Kind, Manifest, ObjectKey, key_of
+from dtesn_operator.kinds import DTESN_BATCHER, POD, POD_MONITOR, Kind, Manifest, ObjectKey, key_of
 from dtesn_operator.leading import INJECTED_EVERY, RESYNC_EVERY, Leader
 from dtesn_operator.metrics import Metrics
 from dtesn_operator.probe import Probe
@@ -67,7 +68,7 @@ class Bench:
             clock=asyncio.get_running_loop().time,
             wall=lambda: "",
         )
-        self.reconciler.reconcile = self._reconcile  # type: ignore[method-assign]
+        self.reconciler._reconcile = self._reconcile  # type: ignore[method-assign]
         self.leader = Leader(self.client, self.reconciler, self.queue, self.metrics, ())
         self.leader._rounds.run = asyncio.Event().wait  # type: ignore[method-assign,assignment] # its looks at pods are not counted here
         self.client.there[DTESN_BATCHER] = [resource(name) for name in names]
@@ -105,9 +106,28 @@ async def bench() -> AsyncIterator[Bench]:
         yield Bench(session, "good", "bad")
 
 
-async def test_every_resource_is_looked_at_at_the_start_and_at_every_resync(bench: Bench) -> None:
+async def test_every_resource_is_looked_at_at_the_start_and_whatever_is_not_in_order_at_every_resync(bench: Bench) -> None:
+    bench.answers = lambda name: Next(after=1000.0 if name == "bad" else None)
     await bench.lead(2 * RESYNC_EVERY + 1)
-    assert [round(at / RESYNC_EVERY) for at in bench.times["good"]] == [0, 1, 2]
+    assert [round(at / RESYNC_EVERY) for at in bench.times["bad"]] == [0, 1, 2]
+    assert [round(at / RESYNC_EVERY) for at in bench.times["good"]] == [0]
+
+
+async def test_a_resource_that_changed_since_it_was_looked_at_is_looked_at_at_the_next_resync(bench: Bench) -> None:
+    leading = asyncio.ensure_future(bench.lead(2 * RESYNC_EVERY + 1))
+    await asyncio.sleep(1)
+    bench.store.seen({**resource("good"), "spec": {"replicas": 3}})  # and no event was heard of it
+    await leading
+    assert [round(at / RESYNC_EVERY) for at in bench.times["good"]] == [0, 1]
+
+
+async def test_other_kinds_in_the_cluster_are_a_reason_to_look_at_everything(bench: Bench) -> None:
+    leading = asyncio.ensure_future(bench.lead(100))
+    await asyncio.sleep(1)
+    bench.reconciler.cluster = replace(bench.reconciler.cluster, available=frozenset({POD_MONITOR}))
+    bench.leader.resync.set()
+    await leading
+    assert len(bench.times["good"]) == len(bench.times["bad"]) == 2
 
 
 async def test_a_fault_in_one_resource_is_tried_again_with_growing_delays_and_stops_no_other(bench: Bench) -> None:

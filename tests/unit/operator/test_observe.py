@@ -54,7 +54,7 @@ def test_figures_have_two_digits(load: float, pending: int) -> None:
 
 
 def test_changes_within_a_band_are_written_once_in_five_minutes_and_beyond_it_at_once() -> None:
-    before, near, far = Observed(load=0.30), Observed(load=0.37), Observed(load=0.95)
+    before, near, far = Observed(load=0.30), Observed(load=0.47), Observed(load=0.95)
     assert kept(before, near, 10.0) is before
     assert kept(before, near, WRITE_EVERY) is near
     assert kept(before, far, 10.0) is far

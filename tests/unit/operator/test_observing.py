@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import aiohttp
@@ -15,7 +15,7 @@ from dtesn_operator.desired import Cluster
 from dtesn_operator.events import Recorder
 from dtesn_operator.kinds import POD
 from dtesn_operator.observe import observed_of
-from dtesn_operator.observing import FIRST_PER_SECOND, MOST_WAITED, PER_SECOND, Rounds
+from dtesn_operator.observing import DOUBT, FIRST_PER_SECOND, MOST_WAITED, PER_SECOND, Rounds
 from dtesn_operator.pods import Pod
 from dtesn_operator.probe import Probe
 from dtesn_operator.reconcile import Memory, Reconciler
@@ -23,7 +23,7 @@ from dtesn_operator.store import Key, Store
 from dtesn_operator.visits import Visits
 
 pytestmark = pytest.mark.looptime
-BODY: dict[str, Any] = {"current_batch_size": 8, "pending_requests": 0, "server_load": {"queue": {"value": 0.2, "weight": 1.0}}}
+BODY: dict[str, Any] = {"current_batch_size": 8, "pending_requests": 0}
 
 
 def pod(owner: str, number: int) -> dict[str, Any]:
@@ -40,12 +40,13 @@ class Answers(Probe):
     def __init__(self) -> None:
         self.times: list[float] = []
         self.silent = False
-        self.body = BODY
+        self.load: Callable[[float], float] = lambda _: 0.2  # of any pod at a time
 
     async def ask(self, pods: Sequence[Pod], port: int, path: str) -> dict[Pod, dict[str, Any] | None]:
         assert (port, path) == (8080, "/dtesn/batch_metrics")
-        self.times += [asyncio.get_running_loop().time()] * len(pods)
-        return dict.fromkeys(pods, None if self.silent else self.body)
+        now = asyncio.get_running_loop().time()
+        self.times += [now] * len(pods)
+        return dict.fromkeys(pods, None if self.silent else {**BODY, "server_load": {"queue": {"value": self.load(now), "weight": 1.0}}})
 
 
 class Bench:
@@ -111,6 +112,23 @@ async def test_the_first_figures_come_fast_and_the_next_ones_at_leisure(bench: B
 async def test_figures_that_stay_are_told_once(bench: Bench) -> None:
     await bench.run(1000)
     assert len(bench.told) == 300
+
+
+async def test_a_load_that_was_there_for_a_moment_is_not_told(bench: Bench) -> None:
+    await bench.run(60)
+    assert len(bench.told) == 300
+    bench.probe.load = lambda now: 0.9 if now % 60 < DOUBT / 2 else 0.2
+    await bench.run(1000)
+    assert len(bench.told) == 300
+
+
+async def test_a_load_that_stays_is_told_once_it_was_seen_twice(bench: Bench) -> None:
+    began = bench.clock()
+    bench.probe.load = lambda now: 0.2 if now - began < 60 else 0.9
+    await bench.run(60)
+    assert len(bench.told) == 300
+    await bench.run(2 * 600 / PER_SECOND + 2 * DOUBT)
+    assert sorted(bench.told[300:]) == sorted(f"r{number}" for number in range(300))
 
 
 async def test_a_resource_whose_pods_are_silent_is_told_once_and_asked_ever_less(bench: Bench) -> None:

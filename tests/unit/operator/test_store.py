@@ -112,3 +112,29 @@ def test_an_object_whose_label_changed_is_no_longer_the_former_ones() -> None:
     assert store.owned(Key("shop", "demo")) == {}
     store.gone(changed)
     assert store.owned(Key("shop", "another")) == {}
+
+
+def test_whatever_changes_is_a_change_of_the_resource_that_it_is_about_and_of_no_other() -> None:
+    store, demo, other = Store(), Key("shop", "demo"), Key("shop", "another")
+    marks = [store.changed_at(demo)]
+
+    def changes() -> bool:
+        marks.append(store.changed_at(demo))
+        return marks[-1] != marks[-2]
+
+    store.seen(config_map(1))
+    assert changes()
+    store.seen(config_map(2))
+    assert not changes()  # its version alone
+    store.seen(config_map(3, text="new"))
+    assert changes()
+    store.seen(config_map(4, name="second"))
+    assert changes()
+    assert store.changed_at(other) == 0
+    moved = config_map(5, text="new")
+    moved["metadata"]["labels"] = {"app.kubernetes.io/instance": "another"}
+    store.seen(moved)
+    assert changes()
+    assert store.changed_at(other) != 0
+    store.gone(config_map(6, name="second"))
+    assert (changes(), store.changed_at(demo)) == (True, 0)  # nothing is left of it
