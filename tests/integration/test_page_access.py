@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
 import pytest
 from playwright.async_api import Browser, expect
-from tests.integration.chromium import ARTEFACTS, chromium, opened
+from tests.integration.chromium import ARTEFACTS, opened
 from tests.integration.http_server import Server, running
 from tests.integration.page_browser import live, shot
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")  # that of the browser
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     with running() as server:
         yield server
-
-
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
-    async with chromium() as browser:
-        yield browser
 
 
 FOCUS = """() => {

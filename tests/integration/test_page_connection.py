@@ -8,16 +8,11 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 from playwright.async_api import Browser, expect
-from tests.integration.chromium import chromium, opened
+from tests.integration.chromium import opened
 from tests.integration.http_server import running
 from tests.integration.page_browser import live, shot
 
-
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
-    async with chromium() as browser:
-        yield browser
-
+pytestmark = pytest.mark.asyncio(loop_scope="module")  # that of the browser
 
 SEEN = """value => {
   Object.defineProperty(document, "visibilityState", {value, configurable: true});

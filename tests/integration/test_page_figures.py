@@ -7,30 +7,26 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 import pytest
 from playwright.async_api import Browser, expect
-from tests.integration.chromium import chromium, opened
+from tests.integration.chromium import opened
 from tests.integration.http_server import Server, running
 from tests.integration.page_browser import PROCESS, batch_metrics, figure, live, post, shot
 from tests.unit.pages.page_support import body
 
 from dtesn_api.wire import LatencyFigures, LiveEvent, ProviderLoad, RecentFigures
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")  # that of the browser
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     with running() as server:
         yield server
-
-
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
-    async with chromium() as browser:
-        yield browser
 
 
 async def test_the_figures_are_those_of_batch_metrics_and_follow_without_a_reload(server: Server, browser: Browser) -> None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
 from contextlib import suppress
 
 import aiohttp
 import pytest
 from playwright.async_api import Browser, expect
 from tests.integration import misbehaving_server
-from tests.integration.chromium import chromium, opened
+from tests.integration.chromium import opened
 from tests.integration.http_client import PROCESS
 from tests.integration.http_server import LONG, Server, running
 from tests.integration.page_browser import live, post, shot
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")  # that of the browser
 
 # Nothing is computed before that many wait, or for as long as a window may be: ten seconds.
 WAITING = {
@@ -24,12 +25,6 @@ WAITING = {
     "DTESN_BATCHING_MAX_BATCH_WAIT_MS": "10000",
 }
 FRAIL = {"DTESN_BATCHING_FAILURE_THRESHOLD": "1", "DTESN_BATCHING_CIRCUIT_BREAKER_TIMEOUT_SECONDS": "300"}
-
-
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
-    async with chromium() as browser:
-        yield browser
 
 
 async def keep_asking(server: Server, priority: int) -> None:
