@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import hypothesis
 import pytest
@@ -48,12 +49,17 @@ def server() -> Iterator[Server]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def schema(server: Server) -> Any:
+    """The server's document, read once."""
+    return schemathesis.openapi.from_url(f"{server.url}/openapi.json")
+
+
 @pytest.mark.parametrize(
     ("path", "mode"),
     [*((path, VALID) for path in PATHS), *((path, INVALID) for path in POSTS)],  # to a GET nothing that can be sent is invalid
 )
-def test_every_answer_is_documented_and_none_is_a_500(server: Server, path: str, mode: schemathesis.GenerationMode) -> None:
-    schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
+def test_every_answer_is_documented_and_none_is_a_500(schema: Any, path: str, mode: schemathesis.GenerationMode) -> None:
     method = "POST" if path in POSTS else "GET"
     session = requests.Session()
 
@@ -68,8 +74,7 @@ def test_every_answer_is_documented_and_none_is_a_500(server: Server, path: str,
         fuzz()
 
 
-def test_every_endpoint_is_fuzzed(server: Server) -> None:
-    schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
+def test_every_endpoint_is_fuzzed(schema: Any) -> None:
     assert set(schema) == {*PATHS, *ENDLESS}
 
 
