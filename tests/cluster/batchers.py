@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from tests.cluster.control_plane import ControlPlane, until
@@ -10,6 +11,24 @@ from tests.cluster.control_plane import ControlPlane, until
 def batcher(name: str = "demo", **spec: Any) -> dict[str, Any]:
     """A manifest."""
     return {"apiVersion": "dtesn.dev/v1alpha1", "kind": "DTESNBatcher", "metadata": {"name": name}, "spec": spec}
+
+
+def warning(pod: dict[str, Any], reason: str, message: str) -> dict[str, Any]:
+    """An Event about a pod, as a kubelet writes it."""
+    about = {"apiVersion": "v1", "kind": "Pod", **{key: pod["metadata"][key] for key in ("name", "namespace", "uid")}}
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": f"{pod['metadata']['name']}.1"},
+        "involvedObject": about,
+        "type": "Warning",
+        "reason": reason,
+        "message": message,
+        "source": {"component": "kubelet"},
+        **dict.fromkeys(("firstTimestamp", "lastTimestamp"), now),
+        "count": 1,
+    }
 
 
 class Cluster:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from tests.cluster import batchers
-from tests.cluster.batchers import batcher
+from tests.cluster.batchers import batcher, warning
 from tests.cluster.chart import FULLNAME, NAMESPACE, Helm, Installed, audited, authority, lead_webhook_here, operator
 from tests.cluster.control_plane import ControlPlane, until
 from tests.cluster.definitions import KEDA, POD_MONITOR
@@ -25,6 +25,7 @@ FULL = {
     "autoscaling": {"enabled": True, "target": "cpu"},
 }
 BY_KEDA = {"autoscaling": {"enabled": True, "via": "keda", "prometheusUrl": "http://prometheus.monitoring.svc:9090"}}
+UNHEARD = {"replicas": 1, "template": {"spec": {"nodeName": "nowhere"}}}  # pods of which nobody says anything
 BY_CLAIM = {"replicas": 1, "gpu": {"count": 1, "deviceClassName": "gpu.example"}}
 
 Right = tuple[str, str, str]  # API group, resource with its subresource, verb
@@ -74,11 +75,14 @@ def owned_by_all(cluster: batchers.Cluster) -> list[str]:
 
 
 def everything_is_made(cluster: batchers.Cluster) -> None:
-    cluster.apply(batcher("full", **FULL), batcher("keda", **BY_KEDA), batcher("claim", **BY_CLAIM))
+    cluster.apply(batcher("full", **FULL), batcher("keda", **BY_KEDA), batcher("claim", **BY_CLAIM), batcher("unheard", **UNHEARD))
     cluster.until_ready("full")
     until(lambda: all(cluster.exists(one) for one in owned_by_all(cluster)), what="all objects")
-    found = cluster.until_condition("Degraded", "True", "PodsFailing", name="claim")  # there is no such device: the pods' events say so
+    found = cluster.until_condition("Degraded", "True", "PodsFailing", name="claim")  # there is no such device
     assert "claim" in found["message"]
+    (pod,) = until(lambda: pods_of(cluster, "unheard"), what="a pod")
+    cluster.apply(warning(pod, "FailedMount", "a volume is missing"))
+    cluster.until_condition("Degraded", "True", "PodsFailing", name="unheard")
     until(lambda: "PodsFailing" in {event["reason"] for event in cluster.get("events")["items"]}, what="an event of the operator's")
 
 
@@ -90,8 +94,10 @@ def everything_is_repaired(cluster: batchers.Cluster) -> None:
 
 
 def everything_is_changed_and_taken_away(cluster: batchers.Cluster) -> None:
+    before = hash_of(cluster, "full")
     cluster.edited("dtesnbatcher/full", '{"spec": {"batching": {"maxBatchSize": 64}}}')
-    wanted = until(lambda: "64" in cluster.get("configmap/full")["data"]["batcher.yaml"] and hash_of(cluster, "full"), what="the settings")
+    wanted = until(lambda: (found := hash_of(cluster, "full")) != before and found, what="the settings")
+    assert "64" in cluster.get("configmap/full")["data"]["batcher.yaml"]
     until(lambda: all(told(pod) == wanted for pod in pods_of(cluster, "full")), what="pods that are told")
     cluster.apply(batcher("full", injection={"enabled": True}), batcher("keda"), batcher("claim", replicas=1))
     gone = ("poddisruptionbudget/full", "networkpolicy/full", "podmonitor/full", "hpa/full", "scaledobject/keda")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from hashlib import sha256
 
 import pytest
 from tests.cluster.audit import Write, writes
@@ -105,7 +106,8 @@ def test_a_batching_field_reaches_the_config_map_without_a_rollout_and_an_image_
     before = cluster.get("deployment/demo")["metadata"]["generation"]
     cluster.apply(batcher(batching={"maxBatchSize": 64}))
     until(lambda: '"maxBatchSize": 64' in cluster.get("configmap/demo")["data"]["batcher.yaml"], what="the settings")
-    wanted = cluster.get("dtesnbatcher/demo")["status"]["configHash"]
+    wanted = sha256(cluster.get("configmap/demo")["data"]["batcher.yaml"].encode()).hexdigest()
+    until(lambda: cluster.get("dtesnbatcher/demo")["status"]["configHash"] == wanted, what="the hash of the settings")
     until(lambda: all(_told(pod) == wanted for pod in cluster.get("pods")["items"]), what="pods that are told")
     assert cluster.get("deployment/demo")["metadata"]["generation"] == before
     cluster.apply(batcher(image={"repository": "registry.example/other", "tag": "2"}))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from tests.cluster.batchers import Cluster, batcher
+from tests.cluster.batchers import Cluster, batcher, warning
 from tests.cluster.control_plane import ControlPlane, until
 from tests.cluster.operator_process import Replica, replica
 from tests.cluster.processes import free_port
@@ -178,21 +177,3 @@ def test_a_secret_that_is_missing_is_told_from_the_events_of_the_pods(cluster: C
 def pods_of(cluster: Cluster, name: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = cluster.get("pods")["items"]
     return [pod for pod in found if pod["metadata"]["labels"].get(names.LABEL_INSTANCE) == name]
-
-
-def warning(pod: dict[str, Any], reason: str, message: str) -> dict[str, Any]:
-    """An Event about a pod, as a kubelet writes it."""
-    about = {"apiVersion": "v1", "kind": "Pod", **{key: pod["metadata"][key] for key in ("name", "namespace", "uid")}}
-    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return {
-        "apiVersion": "v1",
-        "kind": "Event",
-        "metadata": {"name": f"{pod['metadata']['name']}.1"},
-        "involvedObject": about,
-        "type": "Warning",
-        "reason": reason,
-        "message": message,
-        "source": {"component": "kubelet"},
-        **dict.fromkeys(("firstTimestamp", "lastTimestamp"), now),
-        "count": 1,
-    }
