@@ -69,8 +69,8 @@ def test_a_running_pod_that_the_kernel_kills_for_its_memory_is_named_and_is_read
         process = process_of(node, before[0])
         Path("/proc", process, "oom_score_adj").write_text("1000")  # the sidecar itself and not its worker, which it would replace
         subprocess.run([sys.executable, "-c", TAKE, process, machine.memory_group(process)], check=False, timeout=60)
+        until(lambda: killed_for_memory(cluster, victim), what="Degraded, for want of memory")
         until(lambda: began_again(cluster), 90, what="the container started again")
-        until(lambda: any("OOMKilled" in words for kind, _, words in cluster.told() if kind == "Warning"), what="an Event that says why")
         cluster.until_ready()
         cluster.until_condition("Degraded", "False", "AsExpected")
     (status,) = cluster.get(f"pod/{victim}")["status"]["containerStatuses"]
@@ -85,9 +85,7 @@ def test_a_memory_limit_that_is_too_small_is_named_while_the_old_pods_serve_and_
     served(cluster, caller, replicas=1)
     with caller.load(url(cluster), rate=30, model=MODEL) as outcome:
         cluster.edited("dtesnbatcher/demo", _memory("24Mi"))
-        said = lambda: "OOMKilled" in cluster.condition("Degraded").get("message", "")  # noqa: E731
-        until(said, 120, what="Degraded for want of memory")
-        assert cluster.condition("Degraded")["status"] == "True"
+        until(lambda: killed_for_memory(cluster), 120, what="Degraded, for want of memory")
         assert [ready(pod) for pod in pods(cluster)].count(True) == 1
         cluster.edited("dtesnbatcher/demo", _memory("512Mi"))
         cluster.until_ready(seconds=120)
@@ -108,6 +106,12 @@ def container_of(pod: dict) -> str:
 def process_of(node: Node, pod: dict) -> str:
     """Its first process."""
     return next(words[1] for line in node.ctr("tasks", "list").splitlines() if (words := line.split())[0] == container_of(pod))
+
+
+def killed_for_memory(cluster: Cluster, pod: str = "") -> bool:
+    """Whether the resource says so, of that pod."""
+    degraded = cluster.condition("Degraded")
+    return degraded.get("status") == "True" and "OOMKilled" in degraded["message"] and pod in degraded["message"]
 
 
 def began_again(cluster: Cluster) -> bool:
