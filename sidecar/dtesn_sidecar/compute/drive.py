@@ -91,7 +91,8 @@ def drive(
     `readout` makes the values of tasks whose output it is. `dropped` gives the ids that left since the last look (it may
     raise to abandon the run), `emit` takes what a slice finished before the last one. A task's own failure is its result;
     any exception raised is the run's. A task that can no longer end within its `seconds`, as predicted between two slices,
-    is left out: DeadlineExceeded. `cpu_clock` counts the CPU seconds of whoever computes (None: they are not reported).
+    is left out: DeadlineExceeded; where one might for want of a row of its own, all get one. `cpu_clock` counts the CPU seconds of
+    whoever computes (None: they are not reported).
     """
     cpu_began = cpu_clock() if cpu_clock is not None else 0.0
     began = clock()
@@ -109,6 +110,8 @@ def drive(
             run.drop(left)
             waiting -= left
             gone += sum(by_id[identity].tree.nodes for identity in left)
+        if bounds and (held := run.waiting()) and _pressed(run, held, bounds, clock()):
+            run.hurry()
         late: list[tuple[int, Array | Exception]] = []
         if slices and (left := _late(run, waiting, bounds, clock())):
             run.drop(left)
@@ -139,6 +142,12 @@ def _late(run: ReservoirRun, waiting: Collection[int], bounds: Mapping[int, floa
         return set()
     left = run.seconds_left()
     return {identity for identity in waiting if now + HOPE * left.get(identity, 0.0) > bounds.get(identity, math.inf)}
+
+
+def _pressed(run: ReservoirRun, held: Collection[int], bounds: Mapping[int, float], now: float) -> bool:
+    """Whether the time of one of these may pass before it ends."""
+    left = run.seconds_left()
+    return any(now + left.get(identity, 0.0) / HOPE > bounds.get(identity, math.inf) for identity in held)
 
 
 def summarise(features: Array) -> Array:

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from dtesn_sidecar.model.backend import Array
 from dtesn_sidecar.model.packing import Part, Plan, Turn, find_rows, held_keys, pack, pack_labels
 from dtesn_sidecar.model.stack import Buffers, Stack
-from dtesn_sidecar.model.steps import WIDE, Products, chains, euler, runge_kutta
+from dtesn_sidecar.model.steps import SUM_ROWS, WIDE, Products, Stretches, alike, chains, euler, runge_kutta
 from dtesn_sidecar.model.totals import SPAN_ROWS, SPAN_STEPS, spans
 
-BLOCK_ROWS = 2048
-"""Rows whose input projections are one product: more gain nothing (measured)."""
+BLOCK_ROWS = 1024
+"""Rows whose input projections are one product: of fewer the weights are packed too often, more are not in a cache when they are used."""
 
 STEP_ROWS = 8
 """What one step costs beside its rows, in rows; only the ratio matters, the scale is measured."""
@@ -28,6 +28,10 @@ STEP_ROWS = 8
 
 WIDE_FLOAT = np.dtype(np.float64)
 """Of the sums over all nodes of an item: in float32 the mean of a long chain drifts (2e-5 at 4,000 nodes)."""
+
+
+Piece = tuple[int, int, Stretches]
+"""Steps from the first up to the last, which no turn interrupts and whose sums are exact enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +140,10 @@ class Batch:
         """Predicted cost until this item is done."""
         return self.cost(self._ends[uid] + 1 - self.step)
 
+    def waits(self, uid: int) -> bool:
+        """Whether this item has not begun."""
+        return self._begins[uid] > self.step
+
     def levels(self, uid: int) -> int:
         """How many levels of this item have been computed here; 0 for one that is not in this batch."""
         return max(0, self.step - self._begins.get(uid, self.step))
@@ -191,11 +199,12 @@ class Batch:
                 below = self.groups[number - 1].starts[start]
                 backend.take(current, group.compact[base : base + count] - below, other[:count, ...])
                 current, other = other, current
+            pieces = self._pieces(group, start, stop)
             done = slice(*np.searchsorted(group.ends, (start, stop)).tolist())
             for layer in range(group.first, group.last):
                 block = other[:count, ...]
                 self._project(layer, current[:count, ...], block, base)
-                self._recur(group, layer, stop, block, buffers)
+                self._recur(group, layer, stop, block, buffers, pieces)
                 if done.start < done.stop:
                     pair = backend.empty((2, done.stop - done.start, self._stack.esn_size), self._stack.dtype)
                     backend.take(block, group.roots[done] - base, pair[0, ...])
@@ -239,24 +248,31 @@ class Batch:
             if into is scratch:
                 backend.add(block, scratch, block)
 
-    def _recur(self, group: Group, layer: int, stop: int, block: Array, buffers: Buffers) -> None:
+    def _pieces(self, group: Group, start: int, stop: int) -> list[Piece]:
+        """What each layer does with these steps where there are chains alone; nothing otherwise."""
+        if group.plan.has_trees or self._stack.order > 1:
+            return []
+        together = None if self._stack.backend.calls_count else SUM_ROWS
+        return [(first, last, alike(group.chains[first:last], together)) for first, last in spans(start, stop, SPAN_STEPS, group.turns)]
+
+    def _recur(self, group: Group, layer: int, stop: int, block: Array, buffers: Buffers, pieces: Sequence[Piece]) -> None:
         """Turn the projections in `block` into states, step by step."""
         stack, weights, at = self._stack, self._stack.layers[layer], layer - group.first
-        biased = stack.backend.calls_count or block.shape[0] < WIDE * (stop - self.step)
+        biased = stack.backend.calls_count or (not pieces and block.shape[0] < WIDE * (stop - self.step))
         if biased:
             stack.backend.add(block, weights.bias, block)
         held, totals = group.carry[at], group.totals[at]
         part = buffers.part[: group.sum_rows, ...]
         stack.backend.copy(0.0, part)
-        if stack.order == 1 and not group.plan.has_trees:
+        if pieces:
             base = group.starts[self.step]
             products: Products = {}
-            for first, last in spans(self.step, stop, SPAN_STEPS, group.turns):
+            for first, last, stretches in pieces:
                 if first in group.turns:
                     held = self._begin(group.turns[first], held[: group.chains[first], ...], buffers)
-                rows, counts = block[group.starts[first] - base : group.starts[last] - base, ...], group.chains[first:last]
-                held = chains(stack, weights, counts, rows, held, part, buffers, products, biased=biased)
-                self._flush(part[: counts[0], ...], totals[: counts[0], ...])
+                rows, count = block[group.starts[first] - base : group.starts[last] - base, ...], group.chains[first]
+                held = chains(stack, weights, stretches, rows, held, part, buffers, products, biased=biased)
+                self._flush(part[:count, ...], totals[:count, ...])
                 for turn in group.turns.get(last, ()):
                     stack.backend.copy(totals[turn.row : turn.row + 1, ...], totals[turn.ended : turn.ended + 1, ...])
                     stack.backend.copy(0.0, totals[turn.row : turn.row + 1, ...])

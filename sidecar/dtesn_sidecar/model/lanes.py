@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 Lanes = list[list[int]]
 """Chains by their index, row by row; those of one row in the order in which they are computed."""
 
-WIDTHS = 4, 6
-"""How many rows are filled up to the end of the batch; which is better differs from batch to batch."""
+WIDTHS = 4, 6, 8
+"""How many rows are filled up to the end of the batch; which is best differs from batch to batch."""
 
-FEW = 3.0
+FEW = 4.0
 """A step costs as many rows as it has, or FEW and half of them where that is more (N = 512)."""
 
 

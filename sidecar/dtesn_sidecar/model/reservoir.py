@@ -108,7 +108,7 @@ class ReservoirRun:
     """A batch under way. Items join by `admit` and leave by `drop` between slices; `advance` computes a slice.
 
     Each item stands at its own level; all levels share the weights. A few short ones wait for the row of another where a batch ends earlier
-    so (`lanes`), until the next admission or drop at most. For one thread at a time.
+    so (`lanes`), until the next admission or drop at most, or until `hurry`. For one thread at a time.
     """
 
     def __init__(self, reservoir: Reservoir, clock: Callable[[], float]) -> None:
@@ -146,6 +146,14 @@ class ReservoirRun:
         kept = {uid: item for uid, item in self._items.items() if item.id not in wanted}
         self._stale = self._stale or len(kept) < len(self._items)
         self._items = kept
+
+    def waiting(self) -> list[int]:
+        """The ids of those that wait for the row of another."""
+        return [item.id for uid, item in self._items.items() if self._packed().waits(uid)]
+
+    def hurry(self) -> None:
+        """Let all of them begin with the next slice."""
+        self._stale, self._packed_uids = True, self._uids
 
     def seconds_left(self) -> dict[int, float]:
         """Seconds until each active item ends at the best, by its id, if none leaves; empty until a speed is known well enough.

@@ -5,7 +5,7 @@ Which rows a step has is decided in `packing`; who calls these, layer by layer, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 
 from dtesn_sidecar.model.backend import Array
@@ -27,21 +27,24 @@ def tableau(order: int) -> Tableau:
 
 
 WIDE = 32
-"""Rows a step from which the bias is added step by step, in cache; with fewer, to the whole block, in one call."""
+"""Rows a step of trees from which the bias is added step by step, in cache; with fewer, to the whole block, in one call."""
 
 
 SUM_ROWS, SUM_STEPS = 256, 4
 """Rows whose states are still in a core's cache when they are added to the totals, and steps from which that saves calls enough."""
 
 
+Stretches = Sequence[tuple[int, int]]
+"""(rows, steps) of steps of equally many rows, one after the other."""
+
 Products = dict[int, Callable[[Array], Array]]
-"""What multiplies so many rows with the recurrent weights, kept while one layer is computed."""
+"""What multiplies so many rows with the recurrent weights, kept while one layer is computed: its scratch is the thread's own."""
 
 
 def chains(
     stack: Stack,
     weights: Layer,
-    counts: Sequence[int],
+    stretches: Stretches,
     rows: Array,
     held: Array,
     totals: Array,
@@ -50,7 +53,7 @@ def chains(
     *,
     biased: bool,
 ) -> Array:
-    """Steps of chains alone, order 1: counts[i] rows each, never more than before, and item k is row k of every step.
+    """Steps of chains alone, order 1: never more rows than before, and item k is row k of every step.
 
     `held` are the states before (None: all zero), `rows` the projections (`biased`: with the bias); the states are added to `totals`.
     Returns the states of the last step. This is the loop in which most time is spent: few calls, few views.
@@ -58,7 +61,7 @@ def chains(
     backend, bias = stack.backend, weights.bias
     update, leak, keep = backend.leak, stack.leak, stack.keep
     start = 0
-    for count, steps in _alike(counts, None if backend.calls_count else SUM_ROWS):
+    for count, steps in stretches:
         drive, first = buffers.product[:count, ...], start
         if (product := products.get(count)) is None:
             product = products[count] = backend.products(weights.recurrent, drive)
@@ -82,16 +85,16 @@ def chains(
     return held
 
 
-def _alike(counts: Sequence[int], together: int | None) -> Iterator[tuple[int, int]]:
-    """(rows, steps) of stretches of steps of equally many rows: of `together` (None: any), or of one step where that would be few."""
+def alike(counts: Sequence[int], together: int | None = SUM_ROWS) -> Stretches:
+    """Stretches of these steps: of `together` rows (None: of any), or of one step where that would be few."""
+    found: list[tuple[int, int]] = []
     for count, same in groupby(counts):
         left = len(list(same))
         most = left if together is None else together // count
         if most < SUM_STEPS and together is not None:
             most = 1
-        while left > 0:
-            yield count, min(left, most)
-            left -= most
+        found += [(count, min(most, left - done)) for done in range(0, left, most)]
+    return found
 
 
 Gain = Callable[[Array], None]

@@ -133,6 +133,25 @@ def test_one_whose_prediction_ends_after_its_time_leaves_before_that_time_has_co
     assert report.seconds < 1000.0
 
 
+@pytest.mark.parametrize(("seconds", "waits"), [(None, True), (1e9, True), (10.0, False)])
+def test_where_waiting_would_cost_one_its_time_all_begin_at_once(reservoir: Reservoir, seconds: float | None, *, waits: bool) -> None:
+    passed = 0.0
+
+    def clock() -> float:
+        nonlocal passed
+        passed += 0.1
+        return passed
+
+    drive(reservoir, [task(0, "x" * 60)], list, lambda done: None, lambda: 7, clock)  # the speed is known
+    lengths = [60, 50, 45, 40, *[12] * 28]
+    tasks = [task(n, "x" * length, seconds=seconds if length == 12 else None) for n, length in enumerate(lengths)]
+    told: list[Finished] = []
+    last, report = drive(reservoir, tasks, list, told.append, lambda: 7, clock)
+    assert report.complete, "nobody's time passed"
+    ended = {at for at, finished in enumerate([*told, last]) for identity, _ in finished if lengths[identity] == 12}
+    assert (len(ended) > 1) == waits
+
+
 def test_one_slice_that_the_machine_interrupted_condemns_nobody(reservoir: Reservoir) -> None:
     late = {40}  # ten minutes in which this process did not run
     looks = itertools.count()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.unit.model.models import Features, compute, make
 
 from dtesn_sidecar.model.batch import Batch
-from dtesn_sidecar.model.lanes import WIDTHS, active, lanes
+from dtesn_sidecar.model.lanes import FEW, WIDTHS, active, lanes
 from dtesn_sidecar.model.packing import Part, pack
 from dtesn_sidecar.model.reservoir import RunItem
 from dtesn_sidecar.model.trees import Tree
@@ -31,7 +31,7 @@ def mean_end(remaining: list[int], found: list[list[int]]) -> float:
     """The mean step, weighted with the rows of each step before, in which chains end."""
     ends = [np.cumsum([remaining[i] for i in lane]) for lane in found]
     rows = active([int(end[-1]) for end in ends], max(remaining))
-    cost = np.cumsum(np.maximum(rows, 3 + rows / 2))
+    cost = np.cumsum(np.maximum(rows, FEW + rows / 2))
     return float(np.mean([cost[end - 1] for lane in ends for end in lane]))
 
 
@@ -162,3 +162,21 @@ def test_what_is_left_counts_the_wait() -> None:
         following = plan.uids[turn.row]
         assert batch.cost_until(plan.uids[turn.ended]) < batch.cost_until(following) <= longest
         assert batch.levels(following) == 0
+
+
+def test_nobody_waits_after_a_hurry_and_the_answers_stay() -> None:
+    reservoir = make(dtype="float64")
+    batch = [(text(length, i), 3) for i, length in enumerate(log_normal(3))]
+    for slices in (0, 3):
+        run, found = reservoir.start(), dict[int, Features]()
+        run.admit([RunItem(i, tree, depth) for i, (tree, depth) in enumerate(batch)])
+        assert run.waiting()
+        for left in range(slices + 1000, 0, -1):
+            if left == 1000:
+                run.hurry()
+                assert not run.waiting()
+            found |= {result.id: result.features for result in run.advance(0.0)}  # type: ignore[misc]
+            if not run.active:
+                break
+        for i, item in enumerate(batch):
+            np.testing.assert_allclose(found[i], compute(reservoir, [item])[0], rtol=0, atol=1e-12)
