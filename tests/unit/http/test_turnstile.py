@@ -170,7 +170,8 @@ async def answers(turn_away: Callable[..., DTESNError | None] | None, pieces: li
                 await line.settle()
             else:
                 await asyncio.sleep(0)
-        for _ in range(10):
+        seen = -1
+        while seen != (seen := len(line.transport.written)):
             await line.settle()
         found = parsed(bytes(line.transport.written))
         closed = line.transport.closed
