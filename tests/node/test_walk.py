@@ -6,7 +6,8 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -42,12 +43,12 @@ def test_the_commands_of_the_documents_do_what_they_say(node: Node, shell: Calla
     assert "8 answers" in shell(install)
     said = shell(first)
     assert re.search(r"^text +True +2 ", said, re.MULTILINE), said
-    address = node.get("service/text", namespace="shop")["spec"]["clusterIP"]
-    assert json.loads(shell(ask.replace("localhost:8080", address)))["status"] == "success"
-    assert "SettingsInForce" in shell(change)
+    with forwarded(node):
+        assert json.loads(shell(ask.replace("curl", "curl --retry 9 --retry-connrefused")))["status"] == "success"
+    assert re.search(r"Target Batch Size: +16$", shell(change), re.MULTILINE)
     node.kubectl("wait", "--namespace=shop", "--for=condition=Ready", "dtesnbatcher/text", "--timeout=60s")
     said = shell(look)
-    for words in ("Ready=True Available: ", "Degraded=False AsExpected: ", "SettingsInForce", '"requests_processed"', "dtesn_operator"):
+    for words in ("Ready=True Available: ", "Degraded=False AsExpected: ", '"requests_processed"', "dtesn_operator"):
         assert words in said, (words, said)
     said = shell(upgrade)
     assert len(re.findall(r"^text-\S+ +1/1 +Running +0 ", said, re.MULTILINE)) == 3, said
@@ -56,6 +57,18 @@ def test_the_commands_of_the_documents_do_what_they_say(node: Node, shell: Calla
     assert len(re.findall(r"^pod/text-\S+ +1/1 +Running +0 ", said, re.MULTILINE)) == 3, said
     assert 'customresourcedefinition.apiextensions.k8s.io "dtesnbatchers.dtesn.dev" deleted' in shell(remove)
     until(lambda: node.kubectl("get", "namespace", "shop", check=False).returncode != 0, 60, what="the end of the namespace")
+
+
+@contextmanager
+def forwarded(node: Node) -> Iterator[None]:
+    """The document's port forwarding, in the background."""
+    (command,) = re.findall(r"`kubectl (port-forward [^`]+)`", (ROOT / "docs" / "install.md").read_text(encoding="utf-8"))
+    forwarding = [str(binary("kubectl")), "--kubeconfig", str(node.kubeconfig), *command.split()]
+    with subprocess.Popen(forwarding, stdout=subprocess.DEVNULL) as process:
+        try:
+            yield
+        finally:
+            process.kill()
 
 
 def blocks(document: str, *kinds: str) -> list[str]:
