@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import re
 from collections.abc import Callable
 
 import hypothesis.strategies as st
 import pytest
+from aiohttp import web
 from hypothesis import example, given
 from tests.unit.http.wire import MAX_BODY, PROCESS, Line, Response, connected, post
 
@@ -246,6 +248,19 @@ async def test_a_connection_stays_as_long_as_it_is_used_though_all_its_requests_
             await asyncio.sleep(KEEP_ALIVE - 5)
             assert not line.transport.closed
         await asyncio.sleep(10)
+        assert line.transport.closed
+
+
+async def test_an_idle_connection_keeps_nothing_of_its_last_answer() -> None:
+    def answers_held() -> int:
+        return sum(isinstance(each, web.StreamResponse) for each in gc.get_objects())
+
+    async with connected() as line:
+        before = answers_held()
+        assert [response.status for response in await line.send(post())] == [200]
+        assert answers_held() == before
+        assert not line.transport.closed
+        assert [response.status for response in await line.send(post(Connection="close"))] == [200]
         assert line.transport.closed
 
 
