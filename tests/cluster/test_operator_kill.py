@@ -23,6 +23,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.cluster.batchers import batcher
 from tests.cluster.cluster import Cluster, until
 from tests.cluster.faulty import Call, Fault, FaultyWay
@@ -36,6 +37,7 @@ from dtesn_operator.plan import ANNOTATION_APPLIED
 NAMESPACES, KILLS = 5, 20  # of each: a hundred in all
 MOST_WRITES = 7  # between two kills
 SEED = 20261125
+PATIENCE = 180  # seconds, on a machine that has other work too
 KINDS = tuple(kind for kind in OWNED if not kind.optional)
 KINDS_BY_NAME = {kind.kind: kind for kind in (*KINDS, DTESN_BATCHER)}
 REPLICA_SET = Kind("apps", "v1", "replicasets", "ReplicaSet")
@@ -62,6 +64,7 @@ LAST: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.timeout(900)
 def test_an_operator_killed_at_a_hundred_random_points_leaves_what_it_would_have_left_without(
     control_plane: Cluster, tmp_path: Path
 ) -> None:
@@ -152,14 +155,14 @@ class World:
     def live(self) -> None:
         """The scenario, again and again until all kills are spent."""
         self.send("POST", KINDS_BY_NAME["Service"], FOREIGN)
-        ends = time.monotonic() + 200
+        ends = time.monotonic() + 2 * PATIENCE
         while True:
             last = self.operator.left == 0
             self._round()
             if last:
                 break
             assert time.monotonic() < ends, f"{self.operator.left} kills are left; the end of the log:\n{self.log.read_text()[-2000:]}"
-        until(self._settled, 90, what=f"rest in {self.namespace}")
+        until(self._settled, PATIENCE, what=f"rest in {self.namespace}")
 
     def _round(self) -> None:
         for name, spec in FIRST.items():
@@ -182,7 +185,7 @@ class World:
     def _meanwhile(self) -> None:
         """Go on at once, after a few writes, or once all is quiet."""
         after = self.operator.writes + self.operator.random.choice([0, 3, 10_000])
-        until(lambda: self.operator.writes >= after or self._settled(), 90, what=f"rest in {self.namespace}")
+        until(lambda: self.operator.writes >= after or self._settled(), PATIENCE, what=f"rest in {self.namespace}")
 
     def _settled(self) -> bool:
         """Whether every resource says of itself that all is done."""
