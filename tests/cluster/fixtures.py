@@ -90,4 +90,4 @@ def _kept_logs(request: pytest.FixtureRequest, folder: Path, name: str) -> Itera
         whole = request.session.testsfailed == failed
     finally:
         if not whole:
-            shutil.copytree(folder / "logs", kept)
+            shutil.copytree(folder / "logs", kept, dirs_exist_ok=True)  # two processes may have had a shared one each
