@@ -35,9 +35,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> BothEnd
     return BothEnds(config, log)
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """One more than this process may use processors, since a third of all time is waiting; four at most."""
-    return min(len(os.sched_getaffinity(0)) + 1, 4)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One more than this process may use processors, since a third of all time is waiting; four at most.
+
+    None in a cluster that was given, where the operators of several processes would meet.
+    """
+    return 0 if config.getoption("--kubeconfig") else min(len(os.sched_getaffinity(0)) + 1, 4)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
