@@ -137,7 +137,7 @@ DEVICES: dict[str, tuple[Device, Work]] = {
     "500 + 0.05 n": (Device(batch=0.5, node=0.00005), Work()),
     "240 + 0.4 n": (Device(batch=0.24, node=0.0004), Work()),
     "200 + 10 n": (Device(batch=0.2, node=0.01), Work()),
-    "steps + 0.002 nodes, 500 steps": (Device(step=0.001, node=2e-6), Work(nodes=500, levels=500)),
+    "1 a step of 500 + 0.002 a node": (Device(step=0.001, node=2e-6), Work(nodes=500, levels=500)),
     "20 + 0.5 n": (Device(batch=0.02, node=0.0005), Work()),
 }
 
