@@ -89,12 +89,14 @@ def heard(memory: Memory, pod: Pod, config_hash: str | None) -> bool:
 
 
 def written_at(config_map: Mapping[str, Any] | None) -> str | None:
-    """When the ConfigMap was last written by us, None where that was when it was made."""
-    if config_map is None:
-        return None
-    metadata = config_map["metadata"]
+    """When the ConfigMap was last written by us, None where that was when it was made: by a POST, and every time after by an apply.
+
+    Times are whole seconds, so that those of both may be the same.
+    """
+    entries = (config_map or {}).get("metadata", {}).get("managedFields") or ()
     times = [
-        entry["time"] for entry in metadata.get("managedFields") or () if entry.get("manager") == names.FIELD_MANAGER and entry.get("time")
+        str(entry["time"])
+        for entry in entries
+        if entry.get("manager") == names.FIELD_MANAGER and entry.get("operation") == "Apply" and entry.get("time")
     ]
-    last = max(times, default=metadata.get("creationTimestamp", ""))
-    return None if last <= metadata.get("creationTimestamp", "") else str(last)
+    return max(times, default=None)

@@ -79,12 +79,22 @@ def test_the_next_step_comes_while_somebody_is_behind_and_not_otherwise(ready: l
     assert (found.again is not None) == bool(pods)
 
 
-def config_map(*times: str) -> dict[str, Any]:
-    entries = [{"manager": "dtesn-operator", "operation": "Apply", "time": one} for one in times]
-    return {"metadata": {"creationTimestamp": "2026-01-01T00:00:00Z", "managedFields": [{"manager": "kubectl", "time": "2027"}, *entries]}}
+def config_map(*applied: str) -> dict[str, Any]:
+    made = "2026-01-01T00:00:00Z"
+    entries = [{"manager": "dtesn-operator", "operation": "Apply", "time": one} for one in applied]
+    entries += [
+        {"manager": "kubectl", "operation": "Apply", "time": "2027"},
+        {"manager": "dtesn-operator", "operation": "Update", "time": made},
+    ]
+    return {"metadata": {"creationTimestamp": made, "managedFields": entries}}
 
 
 def test_settings_were_written_when_we_last_changed_the_config_map_after_making_it() -> None:
     assert written_at(None) is None
-    assert written_at(config_map("2026-01-01T00:00:00Z")) is None
-    assert written_at(config_map("2026-01-01T00:00:00Z", WRITTEN)) == WRITTEN
+    assert written_at(config_map()) is None
+    assert written_at(config_map("2026-01-01T00:00:05Z", WRITTEN)) == WRITTEN
+
+
+def test_settings_that_change_in_the_second_in_which_they_were_made_are_told() -> None:
+    pods = [pod(created="2026-01-01T00:00:00Z")]
+    assert step(begun(), pods, written_at(config_map("2026-01-01T00:00:00Z")), 0.0).tell == ((pods[0], 0),)
