@@ -16,8 +16,8 @@ import kopf
 from dtesn_api import names
 from dtesn_operator.kinds import DTESN_BATCHER, OWNED, POD, Kind
 
-OnEvent = Callable[[Mapping[str, Any], bool], None]
-"""Takes an object as it is now, and whether it is gone."""
+OnEvent = Callable[[Mapping[str, Any], str | None], None]
+"""Told an object and what happened to it: the type of the watch's event, None where the watch has listed it (at its begin, or anew)."""
 
 IDLE: Final = 1.0  # seconds that kopf keeps a task for an object of which nothing new is heard
 
@@ -90,7 +90,7 @@ def registry(on_event: OnEvent, kinds: Iterable[Kind]) -> kopf.OperatorRegistry:
         return kopf.login_with_service_account(**given) or kopf.login_with_kubeconfig(**given)
 
     async def seen(event: Mapping[str, Any], **_: Any) -> None:
-        on_event(event["object"], event["type"] == "DELETED")
+        on_event(event["object"], event["type"])
 
     for kind in kinds:
         kopf.on.event(kind.group, kind.version, kind.plural, registry=found, id="seen")(seen)

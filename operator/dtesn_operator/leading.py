@@ -25,10 +25,11 @@ RESYNC_EVERY: Final = 300.0
 INJECTED_EVERY: Final = 15.0
 RETRY: Final = 2.0
 CATCH_UP: Final = 5.0
+LISTED_PAUSE: Final = 5.0  # until the watches of all kinds have listed
 
 
 class Leader:
-    """The leader's work. `stirred` is set by every event of the watches, `resync` asks for a resync now."""
+    """The leader's work. `stirred` is set by every event of the watches, `listed` where one has listed, `resync` asks for a resync now."""
 
     def __init__(self, client: Client, reconciler: Reconciler, queue: WorkQueue[Key], metrics: Metrics, namespaces: Sequence[str]) -> None:
         self._client, self._reconciler, self._queue = client, reconciler, queue
@@ -37,6 +38,7 @@ class Leader:
         self._namespaces = namespaces
         self._rounds = Rounds(reconciler, queue.add, lambda: len(queue) > 0)
         self.stirred = asyncio.Event()
+        self.listed = asyncio.Event()
         self.resync = asyncio.Event()
 
     async def run(self) -> None:
@@ -46,6 +48,7 @@ class Leader:
             await self._caught_up()
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._repeated(self._resync, RESYNC_EVERY, self.resync))
+                group.create_task(self._after_lists())
                 group.create_task(self._repeated(self._injected, INJECTED_EVERY))
                 group.create_task(self._rounds.run())
                 for _ in range(WORKERS):
@@ -73,12 +76,29 @@ class Leader:
                     await wake.wait()
 
     async def _resync(self) -> None:
+        for key in (*await self._ghosts(), *(key for key in self._store.resources() if not self._reconciler.in_order(key))):
+            self._queue.add(key)
+
+    async def _after_lists(self) -> None:
+        """A watch that lists anew was away, and of what ended meanwhile it says nothing."""
+        while True:
+            await self.listed.wait()
+            await asyncio.sleep(LISTED_PAUSE)
+            self.listed.clear()
+            try:
+                for key in await self._ghosts():
+                    self._queue.add(key)
+            except OperatorError as error:
+                log.warning("ghosts: %s", error)
+                self.listed.set()
+
+    async def _ghosts(self) -> list[Key]:
+        """Forget what is gone without an event; the resources that this is about."""
         ghosts = forget_ghosts(self._store, await self._listed())
         if ghosts:
             self._metrics.ghosts.inc(len(ghosts))
             log.info("%d objects had gone without an event", len(ghosts))
-        for key in (*ghosts, *(key for key in self._store.resources() if not self._reconciler.in_order(key))):
-            self._queue.add(key)
+        return ghosts
 
     async def _listed(self) -> Listing:
         return await listed(self._client, self._store, self._reconciler.cluster.available, self._namespaces)

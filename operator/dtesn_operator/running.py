@@ -117,11 +117,13 @@ class Operator:
             if isinstance(result, BaseException) and not isinstance(result, asyncio.CancelledError):
                 raise result
 
-    def on_event(self, manifest: Mapping[str, Any], gone: bool) -> None:
+    def on_event(self, manifest: Mapping[str, Any], happened: str | None) -> None:
         """Take in what a watch says, and queue the resource that it is about."""
         self._last_event = time.monotonic()
         self.metrics.events.labels(manifest["kind"]).inc()
-        changed = self._store.gone(manifest) if gone else self._store.seen(manifest)
+        changed = self._store.gone(manifest) if happened == "DELETED" else self._store.seen(manifest)
+        if happened is None:
+            self._leader.listed.set()
         self._leader.stirred.set()
         if changed and self._elector.leading:
             self._queue.add(owner_of(manifest))

@@ -69,21 +69,42 @@ def test_an_api_server_that_comes_back_finds_the_operator_at_work(cluster: Clust
         assert operator.daemon.running
 
 
-def test_a_watch_whose_version_was_compacted_away_begins_anew(cluster: Cluster, way: FaultyWay, operator: Replica) -> None:
-    cluster.apply(batcher(), batcher("other"))
-    cluster.until_ready()
-    cluster.until_ready("other")
+def _held(way: FaultyWay, plural: str) -> tuple[threading.Event, threading.Event]:
+    """Cut the watches. That of these comes at the first event and goes on after the second, what it has not seen being compacted away."""
     asked, forgotten = threading.Event(), threading.Event()
 
     def held(call: Call) -> Fault:
-        """The watch goes on where it was once all that it has not seen is history, and compacted away."""
-        if call.watch and call.path.endswith("/dtesnbatchers") and not forgotten.is_set():
+        if call.watch and call.path.endswith(f"/{plural}") and not forgotten.is_set():
             asked.set()
             forgotten.wait(60)
         return None
 
     way.fault = held
     way.cut_watches()
+    return asked, forgotten
+
+
+@pytest.mark.usefixtures("operator")
+def test_what_is_deleted_while_its_watch_is_away_comes_back_though_the_watch_begins_anew_without_it(
+    cluster: Cluster, way: FaultyWay
+) -> None:
+    cluster.apply(batcher(), batcher("other"))
+    cluster.until_ready()
+    cluster.until_ready("other")
+    asked, forgotten = _held(way, "services")
+    assert asked.wait(60)
+    cluster.kubectl("delete", "service/demo")
+    forget(cluster.plane)
+    forgotten.set()
+    until(lambda: way.expired, 60, what="410 Gone")
+    until(lambda: cluster.exists("service/demo"), 60, what="the service")
+
+
+def test_a_watch_whose_version_was_compacted_away_begins_anew(cluster: Cluster, way: FaultyWay, operator: Replica) -> None:
+    cluster.apply(batcher(), batcher("other"))
+    cluster.until_ready()
+    cluster.until_ready("other")
+    asked, forgotten = _held(way, "dtesnbatchers")
     assert asked.wait(60)
     cluster.kubectl("delete", "dtesnbatcher/other")
     cluster.apply(batcher("third"), batcher(replicas=3))

@@ -16,7 +16,7 @@ from dtesn_operator.desired import Cluster
 from dtesn_operator.errors import ApiUnreachable
 from dtesn_operator.events import Recorder
 from dtesn_operator.kinds import DTESN_BATCHER, POD, POD_MONITOR, Kind, Manifest, ObjectKey, key_of
-from dtesn_operator.leading import INJECTED_EVERY, RESYNC_EVERY, Leader
+from dtesn_operator.leading import INJECTED_EVERY, LISTED_PAUSE, RESYNC_EVERY, Leader
 from dtesn_operator.metrics import Metrics
 from dtesn_operator.probe import Probe
 from dtesn_operator.reconcile import Memory, Next, Reconciler
@@ -163,6 +163,20 @@ async def test_what_a_listing_does_not_find_is_a_ghost_and_forgotten(bench: Benc
     await bench.lead(10)
     assert bench.store.resources() == [Key("shop", "good")]
     assert bench.metrics.registry.get_sample_value("dtesn_operator_ghosts_total") == 1
+
+
+async def test_what_ended_while_a_watch_was_away_is_found_once_it_has_listed_anew_though_the_first_look_fails(bench: Bench) -> None:
+    leading = asyncio.ensure_future(bench.lead(60))
+    await asyncio.sleep(1)
+    del bench.client.there[DTESN_BATCHER][1]
+    bench.client.down = True
+    bench.leader.listed.set()
+    await asyncio.sleep(LISTED_PAUSE + 1)
+    assert bench.store.resource(Key("shop", "bad")) is not None
+    bench.client.down = False
+    await leading
+    assert bench.store.resource(Key("shop", "bad")) is None
+    assert (len(bench.times["good"]), len(bench.times["bad"])) == (1, 2)
 
 
 async def test_nothing_is_done_before_the_watches_have_brought_what_there_is(bench: Bench) -> None:
