@@ -20,6 +20,6 @@ async def kept_going(what: str, run: Callable[[], Awaitable[None]]) -> None:
     while True:
         try:
             return await run()
-        except Exception:
+        except Exception:  # whatever it is, the task must not die without a word; a test shows it
             log.exception("%s broke off and is begun anew in %g s", what, _AGAIN_SECONDS)
         await asyncio.sleep(_AGAIN_SECONDS)

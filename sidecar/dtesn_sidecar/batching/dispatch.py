@@ -166,7 +166,7 @@ class Dispatcher:
         span = core.returning_span
         try:
             result = await execute(batch, self._context)
-        except BaseException as error:
+        except BaseException as error:  # cancelled too: each of its requests gets its one outcome before it goes on
             core.ledger.ended(batch, self._clock(), queued=core.queue.items, span=span)
             if batch.probe:
                 (core.circuits.direct if batch.direct else core.circuits.batch).probe_abandoned()
