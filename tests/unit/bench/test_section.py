@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -83,10 +84,10 @@ async def test_a_late_generator_is_worse_than_a_neighbour_and_voids_what_stays_l
 def test_what_is_taken_by_this_process_and_below_it_is_not_others(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter([100.0, 110.0])
     busy, own = iter([50.0, 58.0]), iter([20.0, 26.0])
-    monkeypatch.setattr("bench.neighbours.time.monotonic", lambda: next(now))
+    monkeypatch.setattr(neighbours, "time", SimpleNamespace(monotonic=lambda: next(now)))  # not of everybody's module
     monkeypatch.setattr(neighbours, "busy_seconds", lambda: next(busy))
     monkeypatch.setattr(neighbours, "own_seconds", lambda: next(own))
-    monkeypatch.setattr("bench.neighbours.os.sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(neighbours, "os", SimpleNamespace(sched_getaffinity=lambda _: {0, 1}))
     assert neighbours.Neighbours().share() == pytest.approx(2.0 / 20.0)
 
 
