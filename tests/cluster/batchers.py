@@ -56,15 +56,14 @@ class Cluster:
 
     def condition(self, kind: str, name: str = "demo") -> dict[str, Any]:
         """A condition of a resource; empty where it is not there yet."""
-        status = self.get(f"dtesnbatcher/{name}").get("status", {})
-        return next((one for one in status.get("conditions", []) if one["type"] == kind), {})
+        return _condition(self.get(f"dtesnbatcher/{name}"), kind)
 
     def until_ready(self, name: str = "demo", seconds: float = 60.0) -> None:
         """Wait for Ready, of the present generation."""
 
         def ready() -> bool:
             found = self.get(f"dtesnbatcher/{name}")
-            one = self.condition("Ready", name)
+            one = _condition(found, "Ready")
             return bool(one and one["status"] == "True" and one["observedGeneration"] == found["metadata"]["generation"])
 
         until(ready, seconds, what=f"{name} Ready")
@@ -87,3 +86,7 @@ class Cluster:
     def edited(self, what: str, patch: str, kind: str = "merge") -> None:
         """Edit an object by hand."""
         self.kubectl("patch", what, "--type", kind, "-p", patch)
+
+
+def _condition(resource: dict[str, Any], kind: str) -> dict[str, Any]:
+    return next((one for one in resource.get("status", {}).get("conditions", []) if one["type"] == kind), {})

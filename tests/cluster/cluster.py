@@ -8,8 +8,6 @@ import os
 import ssl
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any
 
 import yaml
 from tests.cluster.build import MissingPrerequisite, binary
+from tests.cluster.connections import Connections
 
 _DISCOVERY = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 _NAMESPACES = "/api/v1/namespaces"
@@ -109,13 +108,8 @@ class Cluster:
         """Status and body of what is answered to the admin; status 0 where nothing answers."""
         headers = {**self.headers, "Accept": accept, "Content-Type": "application/json"}
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(f"{self.url}{path}", data, headers, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=timeout, context=self.tls) as answer:
-                return answer.status, answer.read()
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, error.read()
+            return self._connections.ask(method, path, data, headers, timeout)
         except OSError:
             return 0, b""
 
@@ -132,6 +126,10 @@ class Cluster:
         if (certificate := self._file(user, "client-certificate")) is not None:
             context.load_cert_chain(certificate, self._file(user, "client-key"))
         return context
+
+    @cached_property
+    def _connections(self) -> Connections:
+        return Connections(self.url, self.tls)
 
     @cached_property
     def headers(self) -> dict[str, str]:
@@ -206,8 +204,11 @@ def kubeconfig_file(file: Path, cluster: Mapping[str, Any], name: str, user: Map
 
 
 def until(ready: Callable[[], Any], seconds: float = 30.0, *, what: str = "the condition") -> Any:
-    """Poll `ready()` until it is true and return what it said; the last exception is shown where it never is."""
-    deadline = time.monotonic() + seconds
+    """Poll `ready()` until it is true and return what it said; the last exception is shown where it never is.
+
+    Often at first, and then less: what takes long is not noticed much later for that, and leaves the processors to what is waited for.
+    """
+    deadline, pause = time.monotonic() + seconds, 0.02
     last: object = None
     while time.monotonic() < deadline:
         try:
@@ -216,5 +217,6 @@ def until(ready: Callable[[], Any], seconds: float = 30.0, *, what: str = "the c
             last = found
         except (RuntimeError, FileNotFoundError, KeyError, IndexError) as error:  # of a look that found nothing yet
             last = error
-        time.sleep(0.05)
+        time.sleep(pause)
+        pause = min(0.1, 1.2 * pause)
     raise AssertionError(f"{what} did not come within {seconds:g} s; last: {last!r}")

@@ -64,9 +64,8 @@ class Sidecars:
         part.rename(self.targets)
 
     def _pods(self) -> list[str]:
-        found = self._cluster.kubectl("get", "pods", "-l", f"{names.LABEL_INSTANCE}={self._name}", "-o", "json")
-        pods = [pod for pod in json.loads(found)["items"] if "deletionTimestamp" not in pod["metadata"]]
-        return [pod["metadata"]["name"] for pod in pods if pod["status"].get("phase") == "Running"]
+        alive = [pod["metadata"] for pod in self._cluster.get("pods")["items"] if pod["status"].get("phase") == "Running"]
+        return [pod["name"] for pod in alive if pod["labels"].get(names.LABEL_INSTANCE) == self._name and "deletionTimestamp" not in pod]
 
     def _config(self, pod: str) -> Path:
         file = self._folder / pod / names.CONFIG_FILE
