@@ -32,6 +32,7 @@ CLIENTS: Mapping[str, tuple[str, Sequence[str]]] = {
     "kube-scheduler": ("system:kube-scheduler", []),
     "front-proxy": ("front-proxy", []),
 }
+CONTROLLERS = ("kube-controller-manager", "kube-scheduler", "kwok")
 AUDIT_POLICY = {"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"], "rules": [{"level": "Metadata"}]}
 NODE_ANNOTATION = {"kwok.x-k8s.io/node": "fake"}
 
@@ -94,6 +95,12 @@ class ControlPlane(Cluster):
     def api_server(self) -> Daemon:
         """The API server's process, which faults are done to."""
         return self.daemons["kube-apiserver"]
+
+    def restart_controllers(self) -> None:
+        """Kill them and start them again, with the scheduler and kwok."""
+        for name in CONTROLLERS:
+            self.daemons[name].kill()
+            self.daemons[name].start()
 
     def ready(self) -> bool:
         """Whether the API server says that it is."""
@@ -160,7 +167,7 @@ class ControlPlane(Cluster):
             *("--manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake", f"--server-address=127.0.0.1:{free_port()}"),
             *(f"--config={stage}" for stage in stages()),
         ]
-        for name, command in (("kube-controller-manager", manager), ("kube-scheduler", scheduler), ("kwok", kwok)):
+        for name, command in zip(CONTROLLERS, (manager, scheduler, kwok), strict=True):
             self.daemons[name] = self._daemon(name, command)
         self.daemons["kube-controller-manager"].until(self._has_default_account)
 

@@ -14,13 +14,17 @@ from tests.cluster.control_plane import ControlPlane
 
 @contextmanager
 def refused(plane: ControlPlane) -> Iterator[None]:
-    """For the block, connections to the API server are refused: it is killed. Afterwards it is ready again, on the same port."""
+    """For the block, connections to the API server are refused: it is killed. Afterwards it is ready again, on the same port.
+
+    The cluster's own controllers begin anew then: by themselves they would try again with delays of up to half a minute.
+    """
     plane.api_server.kill()
     try:
         yield
     finally:
         plane.api_server.start()
         plane.api_server.until(plane.ready)
+        plane.restart_controllers()
 
 
 @contextmanager

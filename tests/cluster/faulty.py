@@ -24,7 +24,8 @@ from tests.cluster.cluster import Cluster
 
 _HOP = {"connection", "content-length", "host", "transfer-encoding"}
 
-Fault = int | Literal["cut", "hang"] | None  # a status; the connection ends without an answer; no answer ever comes
+# A status; the connection ends without an answer; no answer ever comes; the call is passed on once `release()` is called.
+Fault = int | Literal["cut", "hang", "hold"] | None
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class FaultyWay:
     def __init__(self, cluster: Cluster, tag: str) -> None:
         self.fault: Callable[[Call], Fault] = lambda _call: None
         self.calls: list[Call] = []
-        self.expired = 0  # watches that the API server ended with 410 Gone
+        self.expired: set[str] = set()  # of the watches that the API server ended with 410 Gone: the last part of the path
         self.url = ""
         self._cluster = cluster
         self._tag = tag
@@ -58,6 +59,7 @@ class FaultyWay:
         self._selector = selectors.DefaultSelector()
         self._loop = asyncio.SelectorEventLoop(self._selector)
         self._ended = asyncio.Event()
+        self._released = asyncio.Event()
 
     @classmethod
     @contextmanager
@@ -79,6 +81,10 @@ class FaultyWay:
     def cut_watches(self) -> int:
         """End every open watch in the middle; how many there were."""
         return asyncio.run_coroutine_threadsafe(self._cut(), self._loop).result(30)
+
+    def release(self) -> None:
+        """Pass on what is held, and hold nothing more."""
+        self._loop.call_soon_threadsafe(self._released.set)
 
     async def _cut(self) -> int:
         cut, self._watches = self._watches, set()
@@ -115,6 +121,9 @@ class FaultyWay:
             return _refusal(fault)
         if fault == "hang":
             await self._ended.wait()
+        if fault == "hold":
+            await self._released.wait()
+            fault = None
         if fault is not None:
             _cut(request)
             return web.Response()  # into a connection that is gone
@@ -138,7 +147,8 @@ class FaultyWay:
                 self._watches.add(connection)
             try:
                 async for chunk in answer.content.iter_any():
-                    self.expired += call.watch and b'"code":410' in chunk
+                    if call.watch and b'"code":410' in chunk:
+                        self.expired.add(call.path.rpartition("/")[2])
                     await response.write(chunk)
                 await response.write_eof()
             finally:

@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tests.cluster.processes import Daemon, free_port
@@ -61,13 +61,21 @@ class Replica:
 
 @contextmanager
 def replica(
-    folder: Path, kubeconfig: Path, *, namespaces: Sequence[str] = (), lease_namespace: str, identity: str = "one", image: str = IMAGE
+    folder: Path,
+    kubeconfig: Path,
+    *,
+    namespaces: Sequence[str] = (),
+    lease_namespace: str,
+    identity: str = "one",
+    image: str = IMAGE,
+    timing: Timing | None = None,
 ) -> Iterator[Replica]:
-    """A replica that runs while the block does. It has begun to watch when the block begins."""
+    """A replica that runs while the block does. It has begun to watch when the block begins. `timing`: of its lease."""
     port = free_port()
     urls = folder / f"{identity}.urls"
     urls.write_text("{}")
     arguments = [str(kubeconfig), ",".join(namespaces) or "-", identity, str(urls), lease_namespace, str(port), image]
+    arguments += [json.dumps(asdict(timing or Timing()))]
     daemon = Daemon(
         f"operator-{identity}",
         [sys.executable, "-m", "tests.cluster.operator_process", *arguments],
@@ -83,7 +91,7 @@ def replica(
 
 def main() -> None:
     """Run one."""
-    kubeconfig, names, identity, urls, lease_namespace, port, image = sys.argv[1:]
+    kubeconfig, names, identity, urls, lease_namespace, port, image, timing = sys.argv[1:]
 
     def url_of(pod: Pod, _: int) -> str:
         return str(json.loads(Path(urls).read_text()).get(pod.name, SILENT))
@@ -97,7 +105,7 @@ def main() -> None:
         kubeconfig=Path(kubeconfig),
         host="127.0.0.1",
         port=int(port),
-        timing=Timing(),
+        timing=Timing(**json.loads(timing)),
         url_of=url_of,
     )
     asyncio.run(run(settings))

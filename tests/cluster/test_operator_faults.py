@@ -19,9 +19,11 @@ from tests.cluster.faulty import Call, Fault, FaultyWay
 from tests.cluster.operator_process import Replica, replica
 
 from dtesn_api import names
+from dtesn_operator.elector import Timing
 
 OURS = names.FIELD_MANAGER
 LOST = "the lease was not renewed in time"
+PATIENT = Timing(duration=180, deadline=120)
 Away = Callable[[ControlPlane], AbstractContextManager[None]]
 _numbers = count(1)
 
@@ -42,12 +44,14 @@ def way(own_control_plane: ControlPlane) -> Iterator[FaultyWay]:
 
 @pytest.fixture
 def operator(cluster: Cluster, way: FaultyWay, tmp_path: Path) -> Iterator[Replica]:
-    """An operator that reaches the API server by the way with faults."""
-    kubeconfig = cluster.plane.write_kubeconfig(cluster.namespace, {}, server=way.url)
-    with replica(tmp_path, kubeconfig, namespaces=[cluster.namespace], lease_namespace=cluster.namespace) as running:
+    """An operator that reaches the API server by the way with faults. It leads all the time: who begins to lead looks at everything."""
+    shop = cluster.namespace
+    kubeconfig = cluster.plane.write_kubeconfig(shop, {}, server=way.url)
+    with replica(tmp_path, kubeconfig, namespaces=[shop], lease_namespace=shop, timing=PATIENT) as running:
         yield running
         way.fault = lambda _call: None
         assert running.daemon.running, running.log()[-3000:]
+        assert LOST not in running.log()
 
 
 @pytest.mark.parametrize("away", [refused, hung], ids=["killed", "stopped"])
@@ -69,19 +73,19 @@ def test_an_api_server_that_comes_back_finds_the_operator_at_work(cluster: Clust
         assert operator.daemon.running
 
 
-def _held(way: FaultyWay, plural: str) -> tuple[threading.Event, threading.Event]:
-    """Cut the watches. That of these comes at the first event and goes on after the second, what it has not seen being compacted away."""
-    asked, forgotten = threading.Event(), threading.Event()
+def _held(way: FaultyWay, plural: str) -> None:
+    """Cut the watches, and hold that of these when it comes again: what it does not see meanwhile can be compacted away."""
+    asked = threading.Event()
 
     def held(call: Call) -> Fault:
-        if call.watch and call.path.endswith(f"/{plural}") and not forgotten.is_set():
+        if call.watch and call.path.endswith(f"/{plural}"):
             asked.set()
-            forgotten.wait(60)
+            return "hold"
         return None
 
     way.fault = held
     way.cut_watches()
-    return asked, forgotten
+    assert asked.wait(60)
 
 
 @pytest.mark.usefixtures("operator")
@@ -91,26 +95,25 @@ def test_what_is_deleted_while_its_watch_is_away_comes_back_though_the_watch_beg
     cluster.apply(batcher(), batcher("other"))
     cluster.until_ready()
     cluster.until_ready("other")
-    asked, forgotten = _held(way, "services")
-    assert asked.wait(60)
+    _held(way, "services")
     cluster.kubectl("delete", "service/demo")
     forget(cluster.plane)
-    forgotten.set()
-    until(lambda: way.expired, 60, what="410 Gone")
+    way.release()
+    until(lambda: "services" in way.expired, 60, what="410 Gone")
     until(lambda: cluster.exists("service/demo"), 60, what="the service")
 
 
-def test_a_watch_whose_version_was_compacted_away_begins_anew(cluster: Cluster, way: FaultyWay, operator: Replica) -> None:
+@pytest.mark.usefixtures("operator")
+def test_a_watch_whose_version_was_compacted_away_begins_anew(cluster: Cluster, way: FaultyWay) -> None:
     cluster.apply(batcher(), batcher("other"))
     cluster.until_ready()
     cluster.until_ready("other")
-    asked, forgotten = _held(way, "dtesnbatchers")
-    assert asked.wait(60)
+    _held(way, "dtesnbatchers")
     cluster.kubectl("delete", "dtesnbatcher/other")
     cluster.apply(batcher("third"), batcher(replicas=3))
     forget(cluster.plane)
-    forgotten.set()
-    until(lambda: way.expired, 60, what="410 Gone")
+    way.release()
+    until(lambda: "dtesnbatchers" in way.expired, 60, what="410 Gone")
     cluster.until_ready("third", 120)
     until(lambda: cluster.get("deployment/demo")["spec"]["replicas"] == 3, what="the replicas")
     until(lambda: not cluster.exists("deployment/other"), 60, what="the end of the other")
