@@ -45,7 +45,7 @@ class _Kept:
 
 
 class Store:
-    """The last seen state of each object. An older version never replaces a newer one of the same object."""
+    """The last seen state of each object. An older version never replaces a newer one of the same name, whichever object it is of."""
 
     def __init__(self) -> None:
         self._objects: dict[ObjectKey, _Kept] = {}
@@ -58,8 +58,8 @@ class Store:
         """Take in an object; whether something of it is new, its versions and the record of who set its fields aside."""
         key, uid, version = key_of(manifest), _uid(manifest), _version(manifest)
         known = self._objects.get(key)
-        if known is not None and known.uid == uid and known.version > version:
-            return False
+        if known is not None and known.version > version:
+            return False  # late: of this object, or of one of its name that went before it; kopf keeps no order between the two
         if self._ended.get(uid, -1) >= version:
             return False  # the late answer to a write of our own
         kept = _kept(key, manifest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,10 +39,10 @@ def test_the_event_of_our_own_write_says_nothing_new() -> None:
     assert not store.seen(config_map(2, text="a"))
 
 
-def test_an_object_made_anew_replaces_its_namesake_whatever_the_versions() -> None:
+def test_an_object_made_anew_replaces_its_namesake() -> None:
     store = Store()
     store.seen(config_map(9, uid="u1", text="first"))
-    assert store.seen(config_map(3, uid="u2", text="second"))
+    assert store.seen(config_map(10, uid="u2", text="second"))
     assert text_of(store) == "second"
 
 
@@ -50,6 +51,17 @@ def test_the_end_of_a_namesake_does_not_end_the_object() -> None:
     store.seen(config_map(9, uid="u2"))
     assert not store.gone(config_map(8, uid="u1"))
     assert store.get(KEY) is not None
+
+
+@pytest.mark.parametrize("seen_before", [True, False])
+def test_a_late_event_of_a_namesake_that_went_before_replaces_nothing(seen_before: bool) -> None:
+    store = Store()
+    if seen_before:
+        store.seen(config_map(7, uid="u1", text="first"))
+    store.seen(config_map(9, uid="u2", text="second"))
+    assert not store.seen(config_map(8, uid="u1", text="first, on its way out"))
+    assert not store.gone(config_map(8, uid="u1"))
+    assert text_of(store) == "second"
 
 
 def test_a_late_answer_does_not_bring_back_what_is_gone() -> None:
