@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
@@ -30,6 +34,13 @@ def run(programs: Path, user: int, *command: str) -> subprocess.CompletedProcess
     write(programs / "id", f"echo {user}")
     environ = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
     return subprocess.run(["sh", *command], env=environ, capture_output=True, text=True, check=False, timeout=60)
+
+
+def one_runs(name: str) -> bool:
+    """Whether a program of this name runs below this process."""
+    with suppress(psutil.NoSuchProcess):
+        return any(process.name() == name for process in psutil.Process().children(recursive=True))
+    return False
 
 
 def packages(programs: Path, user: int, *pairs: str) -> subprocess.CompletedProcess[str]:
@@ -58,6 +69,20 @@ def test_whoever_is_not_root_is_told_the_one_command(programs: Path) -> None:
     assert done.stderr.splitlines() == [
         "Missing: some-package other-package. Run: sudo apt-get install -y --no-install-recommends some-package other-package"
     ]
+    assert not (programs.parent / "asked").exists()
+
+
+@debian
+@pytest.mark.skipif(os.getuid() != 0, reason="it writes where only root may")
+def test_of_two_at_once_one_waits_and_then_looks_again(programs: Path) -> None:
+    with Path("/run/dtesn-debian-packages.lock").open("w") as lock, ThreadPoolExecutor() as pool:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        waiting = pool.submit(packages, programs, 0, "no-such-program:some-package")
+        while not one_runs("flock"):
+            assert not waiting.done()
+        write(programs / "no-such-program", "true")
+        fcntl.flock(lock, fcntl.LOCK_UN)
+    assert waiting.result().returncode == 0
     assert not (programs.parent / "asked").exists()
 
 
