@@ -15,8 +15,9 @@ MOST_HEAD: Final = 4096  # bytes; a longer head is aiohttp's to judge
 _LOST: Final = -1
 _MOST_DIGITS: Final = 9
 
-# Visible ASCII and nothing folded, so that there is one way to read it.
-_HEAD: Final = re.compile(rb"POST (/[0-9A-Za-z_/]{1,64}) HTTP/1\.1((?:\r\n[0-9A-Za-z-]{1,64}: ?[\x21-\x7e][\x20-\x7e]*+)++)\r\n\r\n")
+# Visible ASCII and nothing folded, so that there is one way to read it, and no long way back where it fails. (Possessive quantifiers
+# would say so, but before 3.11.5 Python matches nested ones wrongly: gh-106052.)
+_HEAD: Final = re.compile(rb"POST (/[0-9A-Za-z_/]{1,64}) HTTP/1\.1((?:\r\n[0-9A-Za-z-]{1,64}: ?[\x21-\x7e][\x20-\x7e]*)+)\r\n\r\n")
 _FRAMING: Final = (b"transfer-encoding", b"upgrade")  # with either, the length of the body is not what Content-Length says
 _NAMES: Final = {
     b"connection": "Connection",
