@@ -258,7 +258,7 @@ class Batch:
     def _recur(self, group: Group, layer: int, stop: int, block: Array, buffers: Buffers, pieces: Sequence[Piece]) -> None:
         """Turn the projections in `block` into states, step by step."""
         stack, weights, at = self._stack, self._stack.layers[layer], layer - group.first
-        biased = stack.backend.calls_count or (not pieces and block.shape[0] < WIDE * (stop - self.step))
+        biased = stack.backend.calls_count or block.shape[0] < WIDE * (stop - self.step)
         if biased:
             stack.backend.add(block, weights.bias, block)
         held, totals = group.carry[at], group.totals[at]
@@ -271,8 +271,10 @@ class Batch:
                 if first in group.turns:
                     held = self._begin(group.turns[first], held[: group.chains[first], ...], buffers)
                 rows, count = block[group.starts[first] - base : group.starts[last] - base, ...], group.chains[first]
-                held = chains(stack, weights, stretches, rows, held, part, buffers, products, biased=biased)
-                self._flush(part[:count, ...], totals[:count, ...])
+                sums = totals if stack.backend.calls_count else part  # more bytes, but fewer calls
+                held = chains(stack, weights, stretches, rows, held, sums, buffers, products, biased=biased)
+                if sums is part:
+                    self._flush(part[:count, ...], totals[:count, ...])
                 for turn in group.turns.get(last, ()):
                     stack.backend.copy(totals[turn.row : turn.row + 1, ...], totals[turn.ended : turn.ended + 1, ...])
                     stack.backend.copy(0.0, totals[turn.row : turn.row + 1, ...])

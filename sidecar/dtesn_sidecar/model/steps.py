@@ -27,7 +27,7 @@ def tableau(order: int) -> Tableau:
 
 
 WIDE = 32
-"""Rows a step of trees from which the bias is added step by step, in cache; with fewer, to the whole block, in one call."""
+"""Rows a step from which the bias is added step by step, in cache; with fewer, to the whole block, in one call."""
 
 
 SUM_ROWS, SUM_STEPS = 256, 4
