@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 
 from bench.drive import sidecar
-from bench.plane import Request, World, cpu_seconds, world
+from bench.plane import TENANTS, Request, World, cpu_seconds, world
 from bench.results import Part, Table, Target
 from bench.section import Bench, arguments, main
 from bench.stats import median_interval
@@ -118,21 +118,26 @@ async def thousand(bench: Bench) -> Part:
 
 
 async def five_thousand(bench: Bench) -> Part:
-    """Five thousand at once until all are Ready."""
+    """Five thousand at once until all are Ready, in fifty namespaces: in one, Kubernetes's own controllers look at all for each."""
     count = int(bench.span(5000, 100))
-    async with sidecar() as pods, world(f"http://127.0.0.1:{pods.port}") as at:
-        seconds, _, tables = await _mass(bench, at, count)
+    tenants = [f"{TENANTS}-{number}" for number in range(50)]
+    async with sidecar() as pods, world(f"http://127.0.0.1:{pods.port}", *tenants) as at:
+        seconds, _, tables = await _mass(bench, at, count, tenants)
         resident = at.daemons()["operator"].memory_info().rss / MB
     return Part(
         "five-thousand",
         0,
-        [Target.exactly(f"operator: {count:,} resources at once, all Ready", seconds, 300, better="lower", unit="s")],
+        [
+            Target.exactly(
+                f"operator: {count:,} resources at once in {len(tenants)} namespaces, all Ready", seconds, 300, better="lower", unit="s"
+            )
+        ],
         tables,
         data={"resident_mb": resident},
     )
 
 
-async def _mass(bench: Bench, at: World, count: int) -> tuple[float, float, list[Table]]:
+async def _mass(bench: Bench, at: World, count: int, tenants: Sequence[str] = (TENANTS,)) -> tuple[float, float, list[Table]]:
     """Create so many at once: seconds until all are Ready, the operator's CPU seconds, who took how much, what the operator asked for."""
     await _made(at, "warm")
     ready = 0
@@ -151,7 +156,7 @@ async def _mass(bench: Bench, at: World, count: int) -> tuple[float, float, list
 
     async def create(number: int) -> float:
         async with turns:
-            return await at.send("POST", DTESN_BATCHER, resource(f"many-{number}"))
+            return await at.send("POST", DTESN_BATCHER, resource(f"many-{number}"), namespace=tenants[number % len(tenants)])
 
     began = time.monotonic()
     creating = asyncio.gather(*(create(number) for number in range(count)))

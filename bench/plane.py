@@ -29,7 +29,7 @@ from dtesn_operator.kinds import DTESN_BATCHER, Kind
 
 SETTLED = 0.15  # share of a core that the processes of a plane at rest take together
 WRITES = ("create", "update", "patch", "delete", "deletecollection")
-TENANTS = "bench"  # namespace of the resources
+TENANTS = "bench"  # namespace of the resources, where they are not spread over more
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +101,12 @@ class World:
     session: aiohttp.ClientSession
     _read: int = 0  # bytes of the audit log
 
-    async def send(self, method: str, kind: Kind, body: Any, name: str = "", content: str = "application/json") -> float:
+    async def send(
+        self, method: str, kind: Kind, body: Any, name: str = "", content: str = "application/json", namespace: str = TENANTS
+    ) -> float:
         """A write that must succeed; when it was sent, in monotonic seconds."""
         sent = time.monotonic()
-        url = f"{self.plane.url}{path_of(kind, TENANTS, name or None)}"
+        url = f"{self.plane.url}{path_of(kind, namespace, name or None)}"
         async with self.session.request(method, url, data=json.dumps(body), headers={"Content-Type": content}) as answer:
             if answer.status >= 300:
                 raise RuntimeError(f"{method} {url}: {answer.status} {await answer.text()}")
@@ -144,9 +146,9 @@ class World:
         }
 
     async def until_ready(self, count: int, seconds: float, told: Callable[[int], None]) -> float:
-        """Watch until so many resources are Ready in their present generation; when the last one was, in monotonic seconds."""
+        """Watch until so many resources, wherever, are Ready in their present generation; when the last one was, in monotonic seconds."""
         ready: set[str] = set()
-        url = f"{self.plane.url}{path_of(DTESN_BATCHER, TENANTS)}"
+        url = f"{self.plane.url}{path_of(DTESN_BATCHER)}"
         async with asyncio.timeout(seconds):
             while True:  # the API server ends watches now and then, and more so just after the definition was applied
                 async for event in self._events(url):
@@ -199,10 +201,10 @@ def _seconds(text: str) -> float:
 
 
 @asynccontextmanager
-async def world(url: str) -> AsyncIterator[World]:
-    """A new control plane with an operator that has nothing to do yet. `url`: where every pod is reached."""
+async def world(url: str, *more: str) -> AsyncIterator[World]:
+    """A new control plane with an operator that has nothing to do yet. Pods are at `url`; `more`: namespaces beside TENANTS."""
     with tempfile.TemporaryDirectory(prefix="dtesn-bench-") as folder, Plane.started(Path(folder) / "plane", first=CRDS) as plane:
-        for namespace in (NAMESPACE, TENANTS):
+        for namespace in (NAMESPACE, TENANTS, *more):
             plane.kubectl("create", "namespace", namespace)
         command: Sequence[str | Path] = [sys.executable, "-m", "bench.replica", plane.kubeconfig, url]
         operator = Daemon("operator", command, Path(folder))
