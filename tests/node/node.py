@@ -207,5 +207,7 @@ SystemdCgroup = false
         self.daemons["coredns"] = Daemon("coredns", [program("coredns"), "-conf", corefile], self.logs)
 
     def _node_ready(self) -> bool:
-        done = self.kubectl("get", "node", NAME, "--output=jsonpath={.status.conditions[?(@.type=='Ready')].status}", check=False)
-        return done.stdout == "True"
+        if not self.exists(f"node/{NAME}"):
+            return False
+        conditions = self.get(f"node/{NAME}")["status"].get("conditions", [])
+        return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)

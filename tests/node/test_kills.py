@@ -33,7 +33,7 @@ def test_an_evicted_pod_loses_no_request(cluster: Cluster, caller: Caller, node:
         until(lambda: all(answered(pod) > 30 for pod in before), what="requests at every pod")
         path = f"/api/v1/namespaces/{cluster.namespace}/pods/{name}/eviction"
         node.kubectl("create", "--raw", path, "-f", "-", data=json.dumps(eviction))
-        until(lambda: name not in cluster.kubectl("get", "pods", "--output=name"), 90, what="the pod's end")
+        until(lambda: not cluster.exists(f"pod/{name}"), 90, what="the pod's end")
         until(lambda: [ready(pod) for pod in pods(cluster)] == [True, True], 90, what="another pod in its place")
     outcome.assert_all_right()
 

@@ -81,7 +81,8 @@ def test_a_resource_that_is_deleted_leaves_nothing_behind(cluster: Cluster) -> N
         return set(cluster.kubectl("get", OWNED, "--output=name").split())
 
     before = there()
-    cluster.apply(resource(replicas=2, disruptionBudget={"enabled": True}, networkPolicy={"enabled": True}))
+    soon = {"drainDelaySeconds": 1}  # nobody sends requests here
+    cluster.apply(resource(replicas=2, sidecar=soon, disruptionBudget={"enabled": True}, networkPolicy={"enabled": True}))
     cluster.until_ready()
     assert len(there() - before) >= 9
     cluster.kubectl("delete", "dtesnbatcher/demo")
