@@ -1,13 +1,14 @@
 """How the tests are spread over processes: `pytest --numprocesses=auto`, as `make test` runs it. Without that option nothing here matters.
 
-A file's tests stay together, so that what they share is made once. One process goes through the folders from the front, the others
-from the back: the tests of a cluster, which wait much, run beside those that compute, and one process alone starts the cluster.
+A file's tests stay together, so that what they share is made once. One process begins with the tests that share a cluster, another with
+those that have clusters of their own, and the rest with all others: what waits much runs beside what computes, one process alone starts
+the shared cluster, and short files are left for the end.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +19,38 @@ from xdist.workermanage import WorkerController
 
 TESTS = Path(__file__).parent
 FOLDERS = ("cluster", "stress", "integration", "contract", "unit")  # from what waits most to what computes
+# Of the cluster's tests those that do not use the one that is shared, the longest first.
+OWN = ("test_chart_releases", "test_operator_replicas", "test_operator_faults", "test_autoscaling", "test_chart_rbac", "test_chart_values")
+# What the first process takes first, what the second, and what the rest.
+TURNS = (("shared", "own", "other"), ("own", "other", "shared"), ("other", "own", "shared"))
 
 
-class BothEnds(LoadFileScheduling):
-    """Gives out files from both ends of their order."""
+def kind(file: str) -> str:
+    """Whether the tests of a file share the cluster, have their own, or have other things to do."""
+    folder, name = Path(file).parts[-2:]
+    if folder != "cluster":
+        return "other"
+    return "own" if name.startswith(OWN) else "shared"
+
+
+def chosen(files: Iterable[str], process: int) -> str:
+    """The file that a process takes next: the first of the kind whose turn it is."""
+    turn = TURNS[min(process, len(TURNS) - 1)]
+    return min(files, key=lambda file: turn.index(kind(file)))
+
+
+class InTurns(LoadFileScheduling):
+    """Gives out files as `chosen` says."""
 
     def _assign_work_unit(self, node: WorkerController) -> None:
-        if node is not self.nodes[0]:
-            self.workqueue.move_to_end(next(reversed(self.workqueue)), last=False)
+        self.workqueue.move_to_end(chosen(self.workqueue, self.nodes.index(node)), last=False)
         super()._assign_work_unit(node)
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> BothEnds:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> InTurns:
     """Whatever --dist says."""
     config.option.loadscopereorder = False  # the order is that of the collection
-    return BothEnds(config, log)
+    return InTurns(config, log)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -65,7 +83,11 @@ def _encodable(value: Any) -> Any:
     return value
 
 
-def _rank(item: pytest.Item) -> tuple[int, bool]:
-    """By folder; of the cluster's tests first those that take longest, so that short ones are left for the end."""
-    folder = item.path.relative_to(TESTS).parts[0]
-    return FOLDERS.index(folder) if folder in FOLDERS else len(FOLDERS), not item.path.name.startswith("test_operator_")
+def _rank(item: pytest.Item) -> tuple[int, int]:
+    """By folder; of the cluster's tests first those that take longest."""
+    folder, name = item.path.relative_to(TESTS).parts[0], item.path.name
+    longest = (*OWN, "test_operator_")
+    return (
+        FOLDERS.index(folder) if folder in FOLDERS else len(FOLDERS),
+        next((place for place, one in enumerate(longest) if name.startswith(one)), len(longest)),
+    )
