@@ -23,16 +23,17 @@ from dtesn_api.spec import ModelConfiguration
 
 CALLER = "caller"
 _SOURCE = Path(__file__).with_name("caller.py")
-_FIRST_ANSWER = """
+_ANSWERS = """
 import sys, time, urllib.request
 body = b'{"input_data": "hello"}'
-request = urllib.request.Request(sys.argv[1] + "/dtesn/process", body, {"Content-Type": "application/json"})
+request = urllib.request.Request(sys.argv[1] + "/dtesn/process_with_batching", body, {"Content-Type": "application/json"})
 deadline = time.monotonic() + 100
-while True:
+left = int(sys.argv[2])
+while left:
     try:
         with urllib.request.urlopen(request, timeout=2) as answer:
             assert answer.status == 200
-            break
+        left -= 1
     except OSError:
         if time.monotonic() > deadline:
             raise
@@ -105,9 +106,9 @@ class Caller:
         """Run Python in the pod; what it printed. Raises RuntimeError where it fails."""
         return self.node.python(self.namespace, CALLER, CALLER, source, *arguments)
 
-    def until_answered(self, url: str) -> None:
-        """Wait until a request to a Service is answered."""
-        self.python(_FIRST_ANSWER, url)
+    def until_answered(self, url: str, times: int = 1) -> None:
+        """Wait until so many requests to a Service are answered, each over a connection of its own."""
+        self.python(_ANSWERS, url, str(times))
 
     @contextmanager
     def load(
@@ -143,6 +144,9 @@ class Caller:
                     raise RuntimeError(process.communicate()[1])
                 yield outcome
                 said, errors = process.communicate(timeout=timeout + 30)
+            except AssertionError as failed:
+                failed.add_note(f"the load until then: {''.join(process.communicate(timeout=timeout + 30))}")
+                raise
             finally:
                 process.kill()
         assert process.returncode == 0, errors

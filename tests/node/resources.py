@@ -20,15 +20,22 @@ def resource(name: str = "demo", **spec: Any) -> dict[str, Any]:
 
 
 def served(cluster: Cluster, caller: Caller, **spec: Any) -> list[dict[str, Any]]:
-    """Apply a resource and wait until it is Ready and its Service has answered once; its pods.
+    """Apply a resource and wait until it is Ready and its Service has led to each pod; its pods.
 
-    Ready speaks of the pods, and their endpoints are ready by then. The node's kube-proxy writes the Service's way to them a moment
-    later, at most a second; until then its address refuses connections, as that of any Service without endpoints does.
+    Ready speaks of the pods, and their endpoints are ready by then. The node's kube-proxy writes the Service's way to each of them a
+    moment later, at most a second; until then its address refuses connections, as that of any Service without endpoints does, and
+    clients that keep their connections would all have theirs to the pod that came first.
     """
     cluster.apply(resource(**spec))
     cluster.until_ready()
-    caller.until_answered(url(cluster))
-    return pods(cluster)
+    found = pods(cluster)
+
+    def led_to_all() -> bool:
+        caller.until_answered(url(cluster), 4 * len(found))
+        return all(map(answered, found))
+
+    until(led_to_all, what="answers of every pod through the Service")
+    return found
 
 
 def url(cluster: Cluster, name: str = "demo") -> str:
