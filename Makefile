@@ -67,7 +67,7 @@ figures: $(READY) ## write README's table of figures from docs/bench/*.json
 lock: $(READY) ## resolve requirements.lock again from pyproject.toml, with hashes and for every supported Python
 	@$(BIN)/python tools/lock.py $(ARGS)
 
-test-pythons: programs ## the tests in Python 3.11, 3.12 and 3.13; a missing interpreter is a failure
+test-pythons: programs ## lint and tests in Python 3.11, 3.12 and 3.13; a missing interpreter is a failure
 	@sh tools/test-pythons $(ARGS)
 
 clean-room: ## prove `make demo` and `make test` on a bare Debian 12 (root, debootstrap)

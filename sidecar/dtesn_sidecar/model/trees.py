@@ -80,7 +80,7 @@ class Tree:
         """Largest number of children of a node (0 for a single node)."""
         if self.parents is None:
             return min(1, self.nodes - 1)
-        return int(np.bincount(self.parents[:-1], minlength=1).max())
+        return int(np.max(np.bincount(self.parents[:-1], minlength=1)))
 
     def pack(self) -> tuple[Header, list[Buffer]]:
         """A small header and the arrays as buffers (views, not copies), for a pipe."""
@@ -93,7 +93,7 @@ class Tree:
     def unpack(cls, header: Sequence[Any], buffers: Sequence[Buffer]) -> Tree:
         """The tree of `pack`, its arrays views of `buffers`."""
         kind, nodes, width, _ = header
-        labels = np.frombuffer(buffers[0], dtype=_DTYPES[kind])
+        labels: NDArray[Any] = np.frombuffer(buffers[0], dtype=_DTYPES[kind])
         if width:
             labels = labels.reshape(nodes, width)
         if len(buffers) == 1:

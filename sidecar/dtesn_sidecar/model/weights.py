@@ -178,7 +178,7 @@ def _norm(apply: Callable[[Array], Array], apply_transposed: Callable[[Array], A
         for _ in range(2):
             vector = vector - (basis[: i + 1] @ vector) @ basis[: i + 1]
         beside[i] = np.linalg.norm(vector)
-        if beside[i] <= 1e-12 * abs(diagonal[: i + 1]).max():
+        if beside[i] <= 1e-12 * np.max(np.abs(diagonal[: i + 1])):
             diagonal, beside = diagonal[: i + 1], beside[: i + 1]
             break
         vector = vector / beside[i]

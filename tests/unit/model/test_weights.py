@@ -76,7 +76,7 @@ def test_a_ring_is_one_cycle_through_all_units() -> None:
     unit[0] = 1.0
     visited = set()
     for _ in range(32):
-        visited.add(int(unit.argmax()))
+        visited.add(int(np.argmax(unit)))
         unit = unit @ matrix
     assert len(visited) == 32
     assert unit[0] == 1.0
@@ -138,7 +138,7 @@ def test_hashed_labels_pick_distinct_signed_rows_of_unit_variance() -> None:
     hashes = np.random.default_rng(0).integers(0, 2**63, (4096, 2), dtype=np.uint64)
     rows, factors = hashed_rows(hashes)
     assert rows.shape == factors.shape == (4096, 8)
-    assert (rows.min(), rows.max()) == (0, LABEL_ROWS - 1)
+    assert (int(np.min(rows)), int(np.max(rows))) == (0, LABEL_ROWS - 1)
     np.testing.assert_allclose((factors**2).sum(axis=1), 1.0)
     assert (factors > 0).mean() == pytest.approx(0.5, abs=0.02)
     labels = {tuple(sorted(zip(r, f, strict=True))) for r, f in zip(rows.tolist(), factors.tolist(), strict=True)}
