@@ -79,6 +79,7 @@ class Webhook:
                     if context is None:
                         context = server.server_context(pair)
                     elif pair != current:
+                        server.server_context(pair)  # a key that is not the certificate's would spoil the context in use
                         server.load(context, pair)
                         log.info("the webhook serves a new certificate")
                     current = pair

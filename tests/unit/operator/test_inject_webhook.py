@@ -235,6 +235,19 @@ async def test_a_spoilt_certificate_leaves_the_old_one_in_service() -> None:
     assert asked == [0, 60, 62]
 
 
+async def test_a_key_that_is_not_the_certificates_leaves_the_old_pair_in_service() -> None:
+    other = advance(None, HOSTS, datetime.now(UTC), published=False)
+    answers = [Pair(other.serving.certificate, FIRST.serving.key), FIRST.serving]
+
+    async def source() -> Pair:
+        return answers.pop() if answers else FIRST.serving
+
+    async with running(source) as found:
+        await until(lambda: not answers)
+        await asyncio.sleep(0)
+        assert await status_with(found, FIRST.bundle) == 200
+
+
 def write(folder: Path, pair: Pair) -> None:
     (folder / "tls.crt").write_bytes(pair.certificate)
     (folder / "tls.key").write_bytes(pair.key)
