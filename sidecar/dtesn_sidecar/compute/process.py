@@ -80,9 +80,9 @@ class Spares:
         """End those that nobody took."""
         waiting, self._waiting = self._waiting, []
         for _, started in waiting:
+            started.process.kill()
             os.close(started.to)
             os.close(started.from_)
-            started.process.kill()
             started.process.wait()
 
 
