@@ -72,7 +72,10 @@ def _otherwise(desired: Any, observed: Any, path: tuple[str, ...], way: tuple[st
     field = _identity(desired)
     present = _labelled(observed, field)
     for label, item in _labelled(desired, field).items():
-        yield from _otherwise(item, present.pop(label, None), (*path, label), (*way, None))
+        if label in present or item:
+            yield from _otherwise(item, present.pop(label, None), (*path, label), (*way, None))
+        else:  # an entry that says nothing is one nevertheless
+            yield Difference((*path, label), None, item)
     for label, item in present.items():
         if differs(_at(way, []), _at(way, [item])):  # this list bears no company
             yield Difference((*path, label), item, None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.unit.operator.specs import CLUSTER, EVERYTHING, batcher
 
@@ -33,6 +33,7 @@ def said(found: tuple[Difference, ...]) -> dict[str, tuple[Any, Any]]:
 
 
 @given(FIELDS, FIELDS)
+@example({"key": [{}]}, {"key": []})
 def test_there_is_a_difference_exactly_where_the_operator_would_apply(wanted: dict[str, Any], found: dict[str, Any]) -> None:
     wanted, found = manifest(**wanted), manifest(**found)
     assert bool(differences(wanted, found)) == differs(wanted, found)
