@@ -42,7 +42,7 @@ async def under_load(bench: Bench, server: Sidecar, act: Act | None, *, seconds:
         expected = Path(folder) / "expected.npz"
         await asyncio.to_thread(answers_alone, expected)
         settings: dict[str, object] = {"clients": CLIENTS, "timeout": 60.0, "warm_up": 0.0, **plan}
-        whole = Plan(port=server.port, seconds=seconds, text_count=TEXTS, expected=str(expected), patience=60.0, **settings)  # type: ignore[arg-type]
+        whole = Plan(port=server.port, seconds=seconds, text_count=TEXTS, expected=str(expected), patience=60.0, **settings)  # type: ignore[arg-type] # a plan is any of its fields
         running = asyncio.create_task(bench.run(whole, tries=1))
         if act is not None:
             await asyncio.sleep(min(2.0, seconds / 3))

@@ -54,7 +54,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         default=[],
         help="where Prometheus runs, for NetworkPolicies; may be repeated",
     )
-    parser.add_argument("--host", default="0.0.0.0", help="address to listen on (default: %(default)s)")  # noqa: S104
+    parser.add_argument("--host", default="0.0.0.0", help="address to listen on (default: %(default)s)")  # noqa: S104 - probes come from the node
     parser.add_argument(
         "--port", type=int, metavar="P", default=8080, help="port of health and metrics, 0 takes a free one (default: %(default)s)"
     )
