@@ -8,14 +8,15 @@ import os
 import ssl
 import subprocess
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import httpx
 import yaml
 from tests.cluster.build import MissingPrerequisite, binary
-from tests.cluster.connections import Connections
 
 _DISCOVERY = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 _NAMESPACES = "/api/v1/namespaces"
@@ -109,9 +110,10 @@ class Cluster:
         headers = {**self.headers, "Accept": accept, "Content-Type": "application/json"}
         data = None if body is None else json.dumps(body).encode()
         try:
-            return self._connections.ask(method, path, data, headers, timeout)
-        except OSError:
+            answer = self._client.request(method, path, content=data, headers=headers, timeout=timeout)
+        except httpx.TransportError:
             return 0, b""
+        return answer.status_code, answer.content
 
     def write_kubeconfig(self, name: str, user: Mapping[str, str], *, server: str | None = None) -> Path:
         """A kubeconfig with the user's credentials (a `user` section); `server` is a way to this API server through something else."""
@@ -128,8 +130,11 @@ class Cluster:
         return context
 
     @cached_property
-    def _connections(self) -> Connections:
-        return Connections(self.url, self.tls)
+    def _client(self) -> httpx.Client:
+        """Connections that are kept, for any number of threads: what is looked at again and again need not shake hands each time."""
+        client = httpx.Client(base_url=self.url, verify=self.tls, trust_env=False, limits=httpx.Limits(max_connections=None))
+        weakref.finalize(self, client.close)
+        return client
 
     @cached_property
     def headers(self) -> dict[str, str]:
