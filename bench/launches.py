@@ -54,8 +54,9 @@ class Device:
             finished(entry.id, None)
         return RunReport(seconds, sum(work.nodes for work in works), max(work.levels for work in works), complete=True)
 
-    def drop(self, ids: Collection[int]) -> None:
+    def drop(self, ids: Collection[int]) -> bool:
         """Once it runs, nothing is left out."""
+        return False
 
     def byte_cap(self) -> int | None:
         """No bound."""

@@ -204,7 +204,8 @@ async def test_a_dropped_item_leaves_the_run(start: Any) -> None:
     os.kill(pid, signal.SIGSTOP)
     run = asyncio.ensure_future(pool.run(batch, got.__setitem__, hung_after=LONG))
     await asyncio.sleep(0)
-    pool.drop([2, 99])
+    assert pool.drop([2, 99])
+    assert not pool.drop([99])
     os.kill(pid, signal.SIGCONT)
     report = await run
     assert list(got) == [1]

@@ -49,16 +49,20 @@ class Answers:
         if kind == "cancelled":
             self._watch.tell(self._watch.observer.cancelled, computing=state is State.COMPUTING)
         if state is State.COMPUTING:
-            self._core.runner.drop([item.id])
+            self._drop(item)
 
     def expired(self, item: Item) -> None:
         """The deadline has come."""
-        self._missed(item, "computing" if item.state is State.COMPUTING else "queued")
-        self.withdraw(item, self._too_late(item, f"no answer within {item.deadline - item.arrival:.3f} s"), "expired")
+        computing = item.state is State.COMPUTING
+        self._missed(item, "computing" if computing else "queued")
+        if computing:  # first, for what it would still have taken is not to be waited for
+            self._drop(item)
+        self.settle(item, self._too_late(item, f"no answer within {item.deadline - item.arrival:.3f} s"), "expired")
 
     def hopeless(self, item: Item, where: str) -> None:
         """The deadline can no longer be met: found at dispatch, or between two slices by the worker."""
         self._missed(item, where)
+        self._core.ledger.left_out(item)
         self.settle(item, self._too_late(item, "the deadline can no longer be met"), "expired")
 
     def fail(self, items: Iterable[Item], error: Exception) -> None:
@@ -69,6 +73,10 @@ class Answers:
     def fail_all(self, error: Exception) -> None:
         """Everything accepted ends with this error."""
         self.fail(self._outcomes.accepted.values(), error)
+
+    def _drop(self, item: Item) -> None:
+        if self._core.runner.drop([item.id]):
+            self._core.ledger.left_out(item)
 
     def _too_late(self, item: Item, detail: str) -> DeadlineExceeded:
         error, now = DeadlineExceeded(detail, retry_after=self.retry_after()), self._clock()

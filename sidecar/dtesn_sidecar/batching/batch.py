@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .item import Item
 from .protocols import RunReport
@@ -14,7 +14,7 @@ class Batch:
 
     `wait_error`: predicted minus actual wait of its first item, in seconds (None: nothing was predicted).
     `withheld`: worker-seconds before its end in which a worker had nothing to do and items were not given to it, because they were held for
-    a fuller batch or shared fewer batches than there are places.
+    a fuller batch or shared fewer batches than there are places. `left_out`: ids of items that its worker computes no further.
     """
 
     id: int
@@ -31,6 +31,7 @@ class Batch:
     idle_probe: bool = False
     wait_error: float | None = None
     withheld: float = 0.0
+    left_out: set[int] = field(default_factory=set)
 
     @property
     def ends(self) -> float:

@@ -69,8 +69,8 @@ class Dispatcher:
     def arrived(self, item: Item) -> None:
         """An item was queued: the baseline gives way, and the loop looks where this may change what it would do."""
         core = self._core
-        if self._probing is not None:
-            core.runner.drop([self._probing.items[0].id])
+        if self._probing is not None and core.runner.drop([self._probing.items[0].id]):
+            core.ledger.left_out(self._probing.items[0])
         if core.queue.items >= self._wake_at_items or (self._hold_until is not None and planner.urgent(core, item, self._hold_until)):
             self.wake()
 

@@ -12,7 +12,7 @@ from .admission import Overrun
 from .baseline import HandOver, undisturbed
 from .batch import Batch, BatchResult
 from .cost import CostModels
-from .item import Item
+from .item import Item, State
 from .performance import BatchRecord, PerformanceCalculator
 from .protocols import Work
 from .sizing import low_quantile
@@ -107,6 +107,12 @@ class Ledger:
             self.item_marginal += weight * (marginal - self.item_marginal)
             self.batch_seconds += weight * (max(fixed) + marginal * len(parts) - self.batch_seconds)
 
+    def left_out(self, item: Item) -> None:
+        """Its worker computes this one no further, where it was at it."""
+        batch = self.running.get(item.batch)
+        if batch is not None:
+            batch.left_out.add(item.id)
+
     def ended(self, batch: Batch, now: float, *, queued: int, span: float) -> None:
         """A batch left its worker, however."""
         self.advance(now, queued=queued)
@@ -159,7 +165,7 @@ class Ledger:
         """Seconds until a worker is free, as predicted; a batch past its prediction is given a tenth more."""
         if len(self.running) < places:
             return 0.0
-        return max(0.0, min(max(b.ends - now, 0.1 * (b.predicted or 0.0)) for b in self.running.values()))
+        return min([self._rest_of(batch, now) for batch in self.running.values()])
 
     def forecast(self, now: float, *, left_over: int, places: int, dispatched: int, margin: float) -> int:
         """Items expected at the next dispatch: left over + lambda x time to it, or the clients answered by then who ask again.
@@ -179,6 +185,18 @@ class Ledger:
     def predict(self, items: Sequence[Item]) -> float | None:
         """Predicted seconds of one batch of these."""
         return self.cost.predict([item.work for item in items])
+
+    def _rest_of(self, batch: Batch, now: float) -> float:
+        """Seconds that it still takes, less the share of those that are left out; none where nobody waits for it, but for its slice."""
+        if not batch.predicted:
+            return 0.0
+        rest = max(batch.ends - now, 0.1 * batch.predicted)
+        if not batch.left_out:
+            return rest
+        kept = [item for item in batch.items if item.id not in batch.left_out]
+        if not any(item.state is State.COMPUTING for item in kept):
+            return 0.0
+        return rest * min(1.0, (self.predict(kept) or 0.0) / batch.predicted)
 
     def _share(self) -> float:
         return min(1.0, len(self.running) / max(1, self.workers))

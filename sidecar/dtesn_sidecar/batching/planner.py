@@ -42,7 +42,7 @@ def urgent(core: Core, item: Item, until: float) -> bool:
 def idle_probe(core: Core, item: Item, now: float) -> Batch:
     """A run of one for the baseline, which nobody waits for."""
     batch = _batch(core, now, [item], places=0, reason="baseline")
-    batch.idle_probe = True
+    batch.idle_probe, item.batch = True, batch.id
     core.ledger.started(batch, now, queued=core.queue.items)
     return batch
 

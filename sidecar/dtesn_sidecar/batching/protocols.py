@@ -91,8 +91,8 @@ class BatchRunner(Protocol):
         entries for which `finished` was not called by then are undecided.
         """
 
-    def drop(self, ids: Collection[int]) -> None:
-        """Nobody waits for these any more; a running batch leaves them out from the next slice on."""
+    def drop(self, ids: Collection[int]) -> bool:
+        """Nobody waits for these any more. True where a running batch leaves them out from its next slice on, and so ends sooner."""
 
     def byte_cap(self) -> int | None:
         """Bytes that a batch may take now, or None for no bound."""

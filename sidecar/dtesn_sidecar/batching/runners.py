@@ -60,8 +60,9 @@ class FunctionRunner:
             seconds=self._clock() - started, nodes=sum(w.nodes for w in works), levels=max(w.levels for w in works), complete=True
         )
 
-    def drop(self, ids: Collection[int]) -> None:
+    def drop(self, ids: Collection[int]) -> bool:
         """A plain function cannot leave items out once it runs."""
+        return False
 
     def byte_cap(self) -> int | None:
         """No bound."""

@@ -128,11 +128,14 @@ class ThreadRunner:
                 run.abandoned = True
                 place.running = None
 
-    def drop(self, ids: Collection[int]) -> None:
+    def drop(self, ids: Collection[int]) -> bool:
         """Leave these out from the next slice on."""
+        found = False
         for place in self._places:
             if place.running is not None and (left := place.running.undecided.intersection(ids)):
                 place.running.dropped = [*place.running.dropped, *left]
+                found = True
+        return found
 
     def forget(self, esn_size: int) -> None:
         """The weights of this size were evicted: the threads let go of them after the run under way."""

@@ -148,11 +148,14 @@ class ProcessPool:
                 running.finished = _ignore
                 self._drop_from(place, running.undecided)
 
-    def drop(self, ids: Collection[int]) -> None:
+    def drop(self, ids: Collection[int]) -> bool:
         """Leave these out from the next slice on."""
+        found = False
         for place in self._places:
             if place.running is not None and (left := place.running.undecided.intersection(ids)):
                 self._drop_from(place, left)
+                found = True
+        return found
 
     def forget(self, esn_size: int) -> None:
         """The weights of this size were evicted: the workers let go of them."""

@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 from tests.unit.batching.wiring_support import Ask, Runner, Seen, ask, asking, managed, teach, turn
 
+from dtesn_api.spec import BatchConfiguration
+from dtesn_sidecar.batching.manager import DynamicBatchManager
+from dtesn_sidecar.batching.protocols import Work
 from dtesn_sidecar.errors import DeadlineExceeded, QueueFull
 
 pytestmark = pytest.mark.looptime(start=1000)
@@ -48,6 +51,67 @@ async def test_where_finishes_overrun_their_prediction_fewer_are_accepted_and_th
     accepted = [outcome.value for outcome in outcomes[2000:] if not isinstance(outcome.value, QueueFull)]
     assert len(accepted) > 2500, "the device is not left idle for it"
     assert sum(isinstance(value, DeadlineExceeded) for value in accepted) < 0.05 * len(accepted)
+
+
+@pytest.mark.parametrize("how", ["cancelled", "expired", "left out"])
+async def test_a_batch_that_nobody_waits_for_any_more_is_no_reason_to_refuse_the_next(how: str) -> None:
+    runner = Runner(fixed=1.0, slice=0.02)
+    async with managed(runner) as manager:
+        await teach(manager, runner, rounds=5)
+        long = asking(manager, Ask("long", levels=100), timeout=2.0 if how == "expired" else 300.0)
+        await turn()
+        if how == "cancelled":
+            long.cancel()
+        elif how == "left out":
+            runner.leave_out("long")
+        await asyncio.wait([long])
+        assert runner.running == 1, "the slice under way has not ended yet"
+        if how != "cancelled":
+            error = long.result().value
+            assert isinstance(error, DeadlineExceeded)
+            assert error.retry_after is not None
+            assert error.retry_after < 2.0
+        assert (await ask(manager, Ask("next"), timeout=2.0)).value == ("result of", "next")
+
+
+@pytest.mark.parametrize("how", ["cancelled", "left out"])
+async def test_where_the_longest_of_a_batch_is_gone_the_next_waits_for_the_others(how: str) -> None:
+    runner = Runner(fixed=1.0, slice=0.02)
+    async with managed(runner, strategy="fixed", target_batch_size=2) as manager:
+        await teach(manager, runner, rounds=5)
+        long, short = asking(manager, Ask("long", levels=50), timeout=300.0), asking(manager, Ask("short", levels=10), timeout=300.0)
+        await asyncio.sleep(2.0)
+        assert runner.runs[-1].names == ["long", "short"]
+        assert isinstance((await ask(manager, Ask("next"), timeout=15.0)).value, QueueFull), "it would be after 49 s"
+        if how == "cancelled":
+            long.cancel()
+        else:
+            runner.leave_out("long")
+        await turn()
+        early, next_ = asking(manager, Ask("early"), timeout=7.0), asking(manager, Ask("next"), timeout=15.0)
+        assert isinstance((await early).value, QueueFull), "it would be after 9 s"
+        assert (await short).value == ("result of", "short")
+        assert (await next_).value == ("result of", "next")
+
+
+async def test_a_plain_function_is_waited_for_to_its_end_whoever_is_gone() -> None:
+    async def process(items: list[object]) -> list[object]:
+        await asyncio.sleep(max(float(str(item)) for item in items))
+        return items
+
+    def levels(item: object) -> Work:
+        return Work(levels=int(str(item)))
+
+    config = BatchConfiguration(max_request_seconds=1000.0)
+    async with DynamicBatchManager(config, process=process, cost=levels) as manager:
+        await manager.submit(1)
+        long = asyncio.create_task(manager.submit(100, timeout=300.0))
+        await turn()
+        long.cancel()
+        await turn()
+        with pytest.raises(QueueFull):
+            await manager.submit(1, timeout=50.0)
+        assert await manager.submit(1, timeout=200.0) == 1
 
 
 async def test_an_idle_device_takes_whatever_is_asked_of_it_so_that_a_pessimistic_prediction_is_refuted() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from dtesn_api.spec import BatchConfiguration
 from dtesn_sidecar.batching.manager import DynamicBatchManager
 from dtesn_sidecar.batching.protocols import BatchDone, Bisected, Entry, Refused, RequestDone, RunReport, SilentObserver, Work
+from dtesn_sidecar.errors import DeadlineExceeded
 
 BYTES_PER_NODE = 100
 
@@ -50,7 +51,7 @@ class Run:
 
 @dataclass
 class Runner:
-    """Takes `fixed` seconds per level and `marginal` per node; a run for which nobody is left to wait ends at once.
+    """Takes `fixed` seconds per level and `marginal` per node of whom it still computes; what is dropped leaves after `slice` seconds.
 
     `fails(asks)` is the exception that a batch ends with (None: none), `result(ask)` what an item gets, and
     `slowdown(running)` how much longer a run takes with that many under way.
@@ -64,12 +65,14 @@ class Runner:
     result: Callable[[Ask], object] = lambda ask: ("result of", ask.name)
     slowdown: Callable[[int], float] = lambda running: 1.0
     report_complete: bool = True
+    slice: float = 0.0
     runs: list[Run] = field(default_factory=list)
     dropped: set[int] = field(default_factory=set)
     running: int = 0
     most_running: int = 0
     _numbers: Iterator[int] = field(default_factory=itertools.count)
     _woken: dict[int, asyncio.Future[None]] = field(default_factory=dict)
+    _under_way: dict[int, tuple[Sequence[Entry], Callable[[int, object], None]]] = field(default_factory=dict)
 
     async def start(self) -> None: ...
 
@@ -86,11 +89,14 @@ class Runner:
         self.most_running = max(self.most_running, self.running)
         run = Run(next(self._numbers), loop.time(), asks, hung_after, self.running)
         self.runs.append(run)
+        self._under_way[run.number] = entries, finished
         try:
-            end = run.began + self.seconds(asks) * self.slowdown(self.running)
-            while (left := end - loop.time()) > 1e-9 and not self.dropped.issuperset(entry.id for entry in entries):
+            slower, members = self.slowdown(self.running), asks
+            while members and (left := run.began + self.seconds(members) * slower - loop.time()) > 1e-9:
                 self._woken[run.number] = woken = loop.create_future()
-                await asyncio.wait([woken], timeout=left)
+                if (await asyncio.wait([woken], timeout=left))[0]:
+                    await asyncio.sleep(self.slice)
+                members = [ask for entry, ask in zip(entries, asks, strict=True) if entry.id not in self.dropped]
             if (error := self.fails(asks)) is not None:
                 raise error
             here = [entry for entry in entries if entry.id not in self.dropped]
@@ -102,13 +108,23 @@ class Runner:
         finally:
             self.running -= 1
             self._woken.pop(run.number, None)
+            del self._under_way[run.number]
             run.ended = loop.time()
 
-    def drop(self, ids: Collection[int]) -> None:
+    def leave_out(self, name: object) -> None:
+        """As a worker does that sees between two slices that this one can no longer end in time."""
+        for entries, finished in self._under_way.values():
+            for entry in entries:
+                if isinstance(entry.payload, Ask) and entry.payload.name == name:
+                    finished(entry.id, DeadlineExceeded("left out"))
+                    self.drop([entry.id])
+
+    def drop(self, ids: Collection[int]) -> bool:
         self.dropped.update(ids)
         for woken in self._woken.values():
             if not woken.done():
                 woken.set_result(None)
+        return True
 
     def byte_cap(self) -> int | None:
         return self.cap

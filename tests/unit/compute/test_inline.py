@@ -142,7 +142,8 @@ async def test_a_dropped_entry_has_no_result(runner: ThreadRunner, model: ModelC
         gate = Gate(patch)
         run = asyncio.ensure_future(runner.run(entries(model, "abc", "abcd"), got.__setitem__, hung_after=LONG))
         await gate.reached()
-        runner.drop([2, 77])
+        assert runner.drop([2, 77])
+        assert not runner.drop([77])
         gate.open.set()
         report = await run
     assert list(got) == [1]
