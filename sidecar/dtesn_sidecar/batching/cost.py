@@ -44,8 +44,9 @@ class CostModels:
         return self._last is not None
 
     def known(self, work: Work) -> bool:
-        """True where this model has samples of its own."""
-        return (work.shape, work.model) in self._fits
+        """True where this model has samples of its own, and more than a single stall can be behind."""
+        fit = self._fits.get((work.shape, work.model))
+        return fit is not None and fit.believed
 
     def split_seen(self, work: Work | None = None) -> bool:
         """Whether runs have told what this model's levels cost from what its nodes do (None: the model measured last)."""

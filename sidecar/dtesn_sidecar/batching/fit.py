@@ -23,7 +23,8 @@ OUTLIER = 4.0
 shows that the stalls are in what was learnt, since nothing makes a run too short: then the fit begins anew."""
 
 BELIEVED = 3
-"""So many samples in a row beyond `OUTLIER` are no stall but a slower device, and the fit begins anew with the last."""
+"""So many samples in a row beyond `OUTLIER` are no stall but a slower device, and the fit begins anew with the last. With fewer
+samples altogether, one stall may be most of what a fit says."""
 
 
 class Fit:
@@ -87,6 +88,11 @@ class Fit:
         elif b < 0.0:
             a, b = max(lt / ll, 0.0), 0.0
         self.a, self.b = a, b
+
+    @property
+    def believed(self) -> bool:
+        """Whether it has so many samples that no single stall is behind what it says."""
+        return self._held >= BELIEVED
 
     @property
     def split(self) -> float:

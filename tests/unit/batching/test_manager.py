@@ -123,6 +123,20 @@ async def test_a_request_beyond_max_request_seconds_is_refused_with_both_figures
     assert (error.field, error.value, error.expected) == ("item", "100.0 s of compute", "at most 30 s (max_request_seconds)")
 
 
+async def test_one_run_that_stalled_refuses_nobody_for_good() -> None:
+    stall = 6.0
+
+    async def process(items: Any) -> Any:
+        nonlocal stall
+        await asyncio.sleep(stall + 0.1 * sum(items))
+        stall = 0.0
+        return items
+
+    async with DynamicBatchManager(process=process, cost=lambda n: Work(nodes=number(n), levels=number(n))) as manager:
+        await manager.submit(1)
+        assert await manager.submit(100) == 100, "it takes 10 s, though one sample says 610"
+
+
 async def test_a_request_of_more_nodes_than_the_queue_takes_is_refused_with_both_figures() -> None:
     manager = DynamicBatchManager(BatchConfiguration(max_queue_nodes=65_536), process=Device(), cost=lambda n: Work(nodes=number(n)))
     async with manager:
