@@ -12,7 +12,7 @@ from tests.node import archive, gpu, image
 from tests.node.machine import ROOT
 
 MIB = 2**20
-MOST = 200 * MIB
+MOST = 200_000_000
 
 
 @pytest.fixture(scope="module")
