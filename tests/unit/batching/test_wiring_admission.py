@@ -9,7 +9,7 @@ import random
 from typing import Any
 
 import pytest
-from tests.unit.batching.wiring_support import Ask, Runner, Seen, ask, asking, managed, teach, turn
+from tests.unit.batching.wiring_support import Ask, Runner, Seen, ask, asking, managed, teach, turn, work_of
 
 from dtesn_api.spec import BatchConfiguration
 from dtesn_sidecar.batching.manager import DynamicBatchManager
@@ -92,6 +92,16 @@ async def test_where_the_longest_of_a_batch_is_gone_the_next_waits_for_the_other
         assert isinstance((await early).value, QueueFull), "it would be after 9 s"
         assert (await short).value == ("result of", "short")
         assert (await next_).value == ("result of", "next")
+
+
+async def test_a_baseline_run_that_gave_way_is_no_reason_to_refuse_the_second_of_two() -> None:
+    runner = Runner(fixed=0.001, slice=0.005)
+    probe = Ask("probe", levels=100)
+    async with managed(runner, own={"probe": lambda: (probe, work_of(probe))}) as manager:
+        await asyncio.sleep(0.105)
+        assert [run.names for run in runner.runs] == [["probe"], ["probe"]], "the second one has 95 ms to go"
+        outcomes = await asyncio.gather(*(ask(manager, Ask(name), timeout=0.05) for name in ("first", "second")))
+        assert [outcome.value for outcome in outcomes] == [("result of", "first"), ("result of", "second")]
 
 
 async def test_a_plain_function_is_waited_for_to_its_end_whoever_is_gone() -> None:
