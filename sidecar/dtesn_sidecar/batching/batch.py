@@ -14,8 +14,7 @@ class Batch:
 
     `wait_error`: predicted minus actual wait of its first item, in seconds (None: nothing was predicted).
     `withheld`: worker-seconds before its end in which a worker had nothing to do and items were not given to it, because they were held for
-    a fuller batch or shared fewer batches than there are places. `left_out`: ids of items that its worker
-    computes no further, `kept`: the share of `predicted` that is the others'.
+    a fuller batch or shared fewer batches than there are places. `left_out`: ids of items that its worker computes no further.
     """
 
     id: int
@@ -33,7 +32,6 @@ class Batch:
     wait_error: float | None = None
     withheld: float = 0.0
     left_out: set[int] = field(default_factory=set)
-    kept: float = 1.0
 
     @property
     def ends(self) -> float:

@@ -110,10 +110,8 @@ class Ledger:
     def left_out(self, item: Item) -> None:
         """Its worker computes this one no further, where it was at it."""
         batch = self.running.get(item.batch)
-        if batch is not None and batch.predicted:
+        if batch is not None:
             batch.left_out.add(item.id)
-            others = [one for one in batch.items if one.id not in batch.left_out]
-            batch.kept = min(1.0, (self.predict(others) or 0.0) / batch.predicted)
 
     def ended(self, batch: Batch, now: float, *, queued: int, span: float) -> None:
         """A batch left its worker, however."""
@@ -193,9 +191,12 @@ class Ledger:
         if not batch.predicted:
             return 0.0
         rest = max(batch.ends - now, 0.1 * batch.predicted)
-        if batch.left_out and not any(item.state is State.COMPUTING and item.id not in batch.left_out for item in batch.items):
+        if not batch.left_out:
+            return rest
+        kept = [item for item in batch.items if item.id not in batch.left_out]
+        if not any(item.state is State.COMPUTING for item in kept):
             return 0.0
-        return batch.kept * rest
+        return rest * min(1.0, (self.predict(kept) or 0.0) / batch.predicted)
 
     def _share(self) -> float:
         return min(1.0, len(self.running) / max(1, self.workers))
